@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Image files in and out (OpenImageIO), and the labelled contact sheet (Pillow).
+
+The only module that imports OpenImageIO. It is never imported in Blender's own process, which
+reads images with bpy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import maps
+from .errors import OmnixError
+from .panorama import clean, resample
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HDR_SUFFIXES = (".exr", ".hdr")
+LDR_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+_BAND_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Panorama:
+    """A source image: pixels (H, W, 3) float32, linear Rec.709 when `linear`, else
+    sRGB-encoded 0..1; its size on disk; and what was done to it, one sentence each."""
+
+    pixels: np.ndarray
+    linear: bool
+    width: int
+    height: int
+    notes: tuple[str, ...]
+
+
+def read_panorama(path: Path | str, max_width: int = maps.MAX_WIDTH) -> Panorama:
+    """Read an equirectangular image, reduced by area averaging to at most `max_width`.
+
+    Wider images are read in bands of rows, so that the whole is never held at full size. The
+    result is exactly 2:1. Raises OmnixError, naming the file, for anything that is not a
+    readable equirectangular image.
+    """
+    path = Path(path)
+    source = _open(path)
+    try:
+        spec = source.spec()
+        try:
+            clean.check_size(spec.width, spec.height)
+        except OmnixError as error:
+            raise OmnixError(f"{path}: {error}") from None
+        height = min(spec.width // 2, spec.height, max_width // 2)
+        notes = []
+        if spec.nchannels < 3:
+            notes.append("The image is grey; its three colour channels were taken as equal.")
+        if spec.alpha_channel >= 0:
+            notes.append("The image has an alpha channel, which was ignored.")
+        if spec.width > max_width:
+            notes.append(
+                f"The image is {spec.width} x {spec.height}; it was reduced to "
+                f"{2 * height} x {height}."
+            )
+        pixels = _read_colour(source, path, spec, height)
+    finally:
+        source.close()
+    linear = path.suffix.lower() in HDR_SUFFIXES or str(spec.format) in ("half", "float")
+    return Panorama(pixels, linear, spec.width, spec.height, tuple(notes))
+
+
+def _open(path: Path) -> Any:
+    import OpenImageIO as oiio
+
+    if path.is_dir():
+        raise OmnixError(f"{path} is a folder; choose an image file.")
+    if not path.is_file():
+        raise OmnixError(f"{path} does not exist; choose an image file.")
+    if path.stat().st_size == 0:
+        raise OmnixError(f"{path} is empty; choose another image.")
+    if path.suffix.lower() not in HDR_SUFFIXES + LDR_SUFFIXES:
+        known = ", ".join(HDR_SUFFIXES + LDR_SUFFIXES)
+        raise OmnixError(f"{path} is not an image of a known kind ({known}); convert it first.")
+    config = oiio.ImageSpec()
+    config.attribute("oiio:UnassociatedAlpha", 1)
+    source = oiio.ImageInput.open(str(path), config)
+    if source is None:
+        oiio.geterror()
+        raise OmnixError(f"{path} cannot be read as an image: it is damaged or of another kind.")
+    return source
+
+
+def _read_colour(source: Any, path: Path, spec: Any, height: int) -> np.ndarray:
+    """Colour channels as (height, 2 height, 3) float32, rows read in bands."""
+    width = 2 * height
+    channels = _colour_channels(spec)
+    bands = []
+    for top in range(0, spec.height, _BAND_ROWS):
+        bottom = min(top + _BAND_ROWS, spec.height)
+        band = source.read_scanlines(top, bottom, 0, 0, spec.nchannels, "float")
+        # A truncated file comes back full-sized; only the error tells.
+        if band is None or source.has_error:
+            source.geterror()
+            raise OmnixError(f"{path} is truncated or damaged; copy or export it again.")
+        band = np.asarray(band, np.float32).reshape(bottom - top, spec.width, spec.nchannels)
+        band = band[..., channels]
+        if spec.width != width:
+            band = resample.shrink(band, bottom - top, width)
+        bands.append(band)
+    pixels = np.concatenate(bands)
+    return pixels if pixels.shape[0] == height else resample.shrink(pixels, height, width)
+
+
+def _colour_channels(spec: Any) -> list[int]:
+    """Indices of R, G, B; a grey image gives its one channel three times."""
+    names = [name.rsplit(".", 1)[-1].lower() for name in spec.channelnames]
+    if all(name in names for name in "rgb"):
+        return [names.index(name) for name in "rgb"]
+    colour = [index for index in range(spec.nchannels) if index != spec.alpha_channel]
+    return colour[:3] if len(colour) >= 3 else [colour[0]] * 3
+
+
+def read_raw(path: Path) -> np.ndarray:
+    """All channels of an image as (H, W, C) float32, values as stored.
+
+    Raises OmnixError, naming the file, when it is missing or damaged.
+    """
+    source = _open(path)
+    try:
+        pixels = source.read_image("float")
+        if pixels is None or source.has_error:
+            source.geterror()
+            raise OmnixError(f"{path} is truncated or damaged; extract the panorama again.")
+        spec = source.spec()
+    finally:
+        source.close()
+    return np.asarray(pixels, np.float32).reshape(spec.height, spec.width, spec.nchannels)
+
+
+def write(path: Path, array: np.ndarray, pixel_type: str) -> None:
+    """Write (H, W) or (H, W, 3) float32 as 'uint8', 'uint16', 'half' or 'float'.
+
+    Integer types take 0..1. Raises OSError with OpenImageIO's reason.
+    """
+    import OpenImageIO as oiio
+
+    channels = 1 if array.ndim == 2 else array.shape[2]
+    spec = oiio.ImageSpec(array.shape[1], array.shape[0], channels, pixel_type)
+    if path.suffix == ".exr":
+        spec.attribute("compression", "zip")
+        if channels == 1:
+            spec.channelnames = ("Y",)
+    else:
+        # Level 2 writes a 4096-wide map three times as fast as the default at a few per cent
+        # more bytes.
+        spec.attribute("png:compressionLevel", 2)
+    output = oiio.ImageOutput.create(str(path))
+    if output is None or not output.open(str(path), spec):
+        raise OSError(oiio.geterror() if output is None else output.geterror())
+    done = output.write_image(_quantise(array, pixel_type))
+    reason = output.geterror()
+    if not output.close() or not done:
+        raise OSError(reason or output.geterror())
+
+
+def _quantise(array: np.ndarray, pixel_type: str) -> np.ndarray:
+    array = np.ascontiguousarray(array, np.float32)
+    if pixel_type in ("uint8", "uint16"):
+        limit = np.iinfo(pixel_type).max
+        return (np.clip(array, 0.0, 1.0) * limit + 0.5).astype(pixel_type)
+    if pixel_type == "half":
+        return np.clip(array, -65504.0, 65504.0).astype(np.float16)
+    return array
+
+
+def write_contact_sheet(path: Path, thumbnails: Mapping[str, np.ndarray]) -> None:
+    """All maps side by side, labelled, each 512 pixels wide, as an 8-bit sRGB PNG."""
+    from PIL import Image, ImageDraw
+
+    width, height, label, columns = 512, 256, 22, 2
+    names = [name for name in maps.MAPS if name in thumbnails]
+    rows = -(-len(names) // columns)
+    sheet = Image.new("RGB", (columns * width, rows * (height + label)), (24, 24, 24))
+    draw = ImageDraw.Draw(sheet)
+    for index, name in enumerate(names):
+        left = (index % columns) * width
+        top = (index // columns) * (height + label)
+        picture = as_picture(name, thumbnails[name])
+        tile = Image.fromarray(picture).resize((width, height), Image.Resampling.BOX)
+        sheet.paste(tile, (left, top + label))
+        draw.text((left + 8, top + 5), maps.MAPS[name].label, fill=(230, 230, 230))
+    sheet.save(path)
+
+
+def as_picture(name: str, array: np.ndarray) -> np.ndarray:
+    """One map as a viewable (H, W, 3) uint8 picture.
+
+    Depth is shown as its logarithm between the 1st and 99th percentile, near = bright, sky
+    black; emission through the display transform at the exposure that shows its peaks.
+    """
+    from .panorama import tonemap
+
+    if name == "normal":
+        shown = array * 0.5 + 0.5
+    elif name == "depth":
+        shown = _depth_picture(array)
+    elif name == "emission":
+        shown = tonemap.srgb_encode(array / (1.0 + array))
+    else:
+        shown = array
+    if shown.ndim == 2:
+        shown = np.repeat(shown[..., None], 3, axis=2)
+    return _quantise(shown, "uint8")
+
+
+def _depth_picture(depth: np.ndarray) -> np.ndarray:
+    surface = depth > 0
+    if not surface.any():
+        return np.zeros_like(depth)
+    log = np.log(np.where(surface, depth, 1.0))
+    near, far = np.percentile(log[surface], (1, 99))
+    return np.where(surface, np.clip((far - log) / max(far - near, 1e-6), 0, 1) * 0.95 + 0.05, 0)
