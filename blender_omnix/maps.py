@@ -21,6 +21,7 @@ In memory every map is a float32 array:
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -177,6 +178,7 @@ class MapSetWriter:
         self._partial = self._sibling("partial")
 
     def _sibling(self, what: str) -> Path:
+        # remove_leftovers finds the folders of a killed process by this name.
         return self.folder.parent / f".{self.folder.name}.{uuid.uuid4().hex[:8]}.{what}"
 
     def __enter__(self) -> MapSetWriter:
@@ -236,12 +238,35 @@ class MapSetWriter:
         except OSError:
             earlier.rename(self.folder)
             raise
-        for path in earlier.iterdir():
-            if path.name not in OWN_FILES:
-                path.rename(self.folder / path.name)
-        # The new set is in place; a stray copy of the old one is no reason to report a failure.
+        _retire(earlier, self.folder)
+
+
+def _retire(earlier: Path, folder: Path) -> None:
+    """Remove a replaced set, keeping the user's own files in the new one."""
+    for path in earlier.iterdir():
+        if path.name not in OWN_FILES:
+            path.rename(folder / path.name)
+    # The new set is in place; a stray copy of the old one is no reason to report a failure.
+    with contextlib.suppress(OSError):
+        shutil.rmtree(earlier)
+
+
+def remove_leftovers(folder: Path | str) -> None:
+    """Tidy up after a process that was killed while it wrote `folder`.
+
+    Its unfinished set is removed. An earlier set comes back if the process died between moving
+    that away and moving the new one in.
+    """
+    folder = Path(os.path.abspath(folder))
+    name = f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}."
+    for earlier in folder.parent.glob(name + "earlier"):
         with contextlib.suppress(OSError):
-            shutil.rmtree(earlier)
+            if folder.exists():
+                _retire(earlier, folder)
+            else:
+                earlier.rename(folder)
+    for partial in folder.parent.glob(name + "partial"):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def save(folder: Path | str, maps: MapArrays, report: Mapping[str, Any]) -> None:
