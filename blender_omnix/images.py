@@ -158,7 +158,7 @@ def write(path: Path, array: np.ndarray, pixel_type: str) -> None:
     output = oiio.ImageOutput.create(str(path))
     if output is None or not output.open(str(path), spec):
         raise OSError(oiio.geterror() if output is None else output.geterror())
-    done = output.write_image(_quantise(array, pixel_type))
+    done = output.write_image(_quantise(array, pixel_type).reshape(*array.shape[:2], channels))
     reason = output.geterror()
     if not output.close() or not done:
         raise OSError(reason or output.geterror())

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line: `python -m blender_omnix extract | adapters | conformance ...`.
+
+Exit codes: 0 done (warnings are in the report), 1 refused or failed with one sentence on
+stderr, 2 usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import __version__, maps
+from .errors import Cancelled, OmnixError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DONE, REFUSED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. Heavy imports happen inside the command."""
+    args = _parser().parse_args(arguments)
+    # A terminated command cleans up exactly as an interrupted one.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return int(args.run(args))
+    except OmnixError as error:
+        print(error, file=sys.stderr)
+        return REFUSED
+    except (KeyboardInterrupt, Cancelled):
+        print("Interrupted; nothing was written.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    from .adapters import command as adapters
+    from .engines.flux import conformance
+
+    parser = argparse.ArgumentParser(
+        prog="python -m blender_omnix", description="Turn a panorama into PBR maps."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_extract(commands)
+    adapters.add_parsers(commands)
+    conformance.add_parser(commands)
+    return parser
+
+
+def _add_extract(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("extract", help="extract a map set from a panorama file")
+    parser.add_argument("file", type=Path, help="an equirectangular image, twice as wide as high")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the map set")
+    parser.add_argument(
+        "--maps",
+        type=_names,
+        default=maps.DEFAULT_MAPS,
+        metavar="A,B,...",
+        help=f"from {','.join(maps.REQUESTABLE)} (default: {','.join(maps.DEFAULT_MAPS)})",
+    )
+    parser.add_argument("--engine", default="compact", choices=("compact", "flux"))
+    parser.add_argument("--size", type=int, default=0, metavar="N", help="width of the maps")
+    parser.add_argument("--exposure", type=float, default=0.0, metavar="EV", help="offset in stops")
+    parser.add_argument(
+        "--camera-height", type=float, default=1.6, metavar="M", help="metres above the floor"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="the engine's weights")
+    parser.add_argument("--adapters", type=Path, metavar="DIR", help="the engine's adapters")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    parser.set_defaults(run=_extract)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _extract(args: argparse.Namespace) -> int:
+    from .extract import Settings, extract
+
+    options = {
+        key: str(value)
+        for key, value in (("weights", args.weights), ("adapters", args.adapters))
+        if value is not None
+    }
+    settings = Settings(
+        engine=args.engine,
+        maps=args.maps,
+        size=args.size,
+        exposure=args.exposure,
+        camera_height=args.camera_height,
+        seed=args.seed,
+        options=options,
+    )
+    report = extract(args.file, args.out, settings, progress=None if args.quiet else print_progress)
+    for warning in report["warnings"]:
+        print(f"Warning: {warning}", file=sys.stderr)
+    total = sum(report["seconds"].values())
+    print(f"{args.out}: {' x '.join(map(str, report['size']))} in {total:.1f} s")
+    return DONE
+
+
+def print_progress(stage: str, fraction: float) -> None:
+    """One line on stderr, rewritten in place on a terminal."""
+    end = "\r" if sys.stderr.isatty() else "\n"
+    print(f"{fraction:4.0%}  {stage:<24}", end=end, file=sys.stderr, flush=True)

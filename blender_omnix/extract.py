@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A panorama file and settings in, a map set out. No bpy, no torch of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import __version__, checks, engines, images, maps
+from .errors import Cancelled, OmnixError
+from .panorama import clean, emitters, frames, metric, resample, tonemap
+
+if TYPE_CHECKING:
+    from .engines.base import Engine, Prediction
+
+Progress = Callable[[str, float], None]
+
+# Checks and thumbnails look at maps of at most this height: what they measure does not change
+# with size, and a 8192-wide set is never held in memory at once.
+_CHECK_HEIGHT = 512
+
+# Where the wait is spent, as the fraction of the whole at which each stage ends. Prediction
+# dominates with the slow engine, saving with the fast one; these serve both.
+_READ, _PREDICTED, _SAVED = 0.05, 0.6, 0.98
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may choose; JSON-able with `dataclasses.asdict`.
+
+    `size` is the width of the maps, 0 = the source's; `exposure` is an offset in stops on the
+    automatic exposure; `camera_height` is in metres above the floor; `options` are the engine's.
+    """
+
+    engine: str = "compact"
+    maps: tuple[str, ...] = maps.DEFAULT_MAPS
+    size: int = 0
+    exposure: float = 0.0
+    camera_height: float = 1.6
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.maps if name not in maps.REQUESTABLE]
+        if unknown or not self.maps:
+            raise OmnixError(
+                f"There is no map called {', '.join(unknown) or 'nothing'}; choose from "
+                f"{', '.join(maps.REQUESTABLE)}."
+            )
+        if self.size and not (64 <= self.size <= maps.MAX_WIDTH and self.size % 2 == 0):
+            raise OmnixError(
+                f"The size {self.size} is not an even width from 64 to {maps.MAX_WIDTH}."
+            )
+        if not 0.01 <= self.camera_height <= 1000.0:
+            raise OmnixError(
+                f"The camera height {self.camera_height:g} m is not between 0.01 and 1000 m."
+            )
+        if not -20.0 <= self.exposure <= 20.0:
+            raise OmnixError(f"The exposure {self.exposure:g} is not between -20 and 20 stops.")
+
+
+class _Stages:
+    """Seconds per stage, progress of the whole, and the place where a cancel takes effect."""
+
+    def __init__(self, progress: Progress | None, cancelled: Callable[[], bool] | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress or (lambda _stage, _fraction: None)
+        self.cancelled = cancelled or (lambda: False)
+        self._name = ""
+        self._since = 0.0
+
+    def enter(self, name: str, fraction: float) -> None:
+        if self.cancelled():
+            raise Cancelled
+        self.leave()
+        self._name, self._since = name, time.perf_counter()
+        self._progress(name, fraction)
+
+    def leave(self) -> None:
+        if self._name:
+            spent = time.perf_counter() - self._since
+            self.seconds[self._name] = round(self.seconds.get(self._name, 0.0) + spent, 4)
+        self._name = ""
+
+
+def extract(
+    file: Path | str,
+    out: Path | str,
+    settings: Settings | None = None,
+    *,
+    engine: Engine | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """Extract a map set from the panorama `file` into the folder `out`; returns the report.
+
+    `engine` is a loaded one to reuse; else one is made as the settings say. `progress(stage,
+    fraction)` runs 0..1 over the whole. Raises OmnixError with a sentence for the user, or
+    Cancelled; in both cases an earlier set in `out` is untouched.
+    """
+    settings = settings or Settings()
+    stages = _Stages(progress, cancelled)
+    with maps.MapSetWriter(out) as writer:
+        stages.enter("Reading", 0.0)
+        source, linear, notes = _read(Path(file), settings)
+        encoded, stops = _expose(linear, source.linear, settings.exposure)
+
+        stages.enter("Loading Engine", _READ)
+        engine = engine or engines.create(settings.engine, settings.options)
+        wanted = _wanted(settings.maps, engine)
+        engine.load(lambda stage, _fraction: stages.enter(stage, _READ))
+        prediction = engine.predict(
+            encoded,
+            wanted,
+            lambda stage, part: stages.enter(stage, _READ + part * (_PREDICTED - _READ)),
+            stages.cancelled,
+            settings.seed,
+        )
+        factor, note = _metric_factor(prediction, settings.camera_height)
+        notes += note
+
+        small = _write_maps(writer, stages, linear, encoded, prediction, factor, settings.maps)
+
+        stages.enter("Checking", _SAVED)
+        checked = checks.check(small, small["panorama"])
+        notes += [entry["message"] for entry in checked if not entry["passed"]]
+        writer.write_preview(small)
+        stages.leave()
+        report = {
+            "engine": engine.name,
+            "versions": _versions(),
+            "source": _describe(Path(file), source, stops),
+            "settings": asdict(settings),
+            "size": [encoded.shape[1], encoded.shape[0]],
+            "adapters": engine.adapters(),
+            "checks": checked,
+            "warnings": notes,
+            "seconds": stages.seconds,
+            "memory_mb": peak_memory_mb(),
+        }
+        if stages.cancelled():
+            raise Cancelled
+        writer.publish(report)
+    return report
+
+
+def _read(file: Path, settings: Settings) -> tuple[images.Panorama, np.ndarray, list[str]]:
+    """The source, its repaired linear radiance at the size of the maps, and notes on it."""
+    source = images.read_panorama(file, settings.size or maps.MAX_WIDTH)
+    notes = list(source.notes)
+    if settings.size > source.width:
+        notes.append(
+            f"The image is {source.width} wide; maps are not made larger than their source."
+        )
+    try:
+        linear, repairs = clean.repair(
+            source.pixels if source.linear else tonemap.srgb_decode(source.pixels)
+        )
+    except OmnixError as error:
+        raise OmnixError(f"{file}: {error}") from None
+    return source, linear, notes + repairs
+
+
+def _expose(linear: np.ndarray, hdr: bool, exposure: float) -> tuple[np.ndarray, float]:
+    """What the engine sees, (H, W, 3) sRGB-encoded, and the exposure in stops.
+
+    A picture that is already display-referred keeps its own exposure.
+    """
+    if hdr:
+        return tonemap.expose(linear, exposure)
+    return np.clip(tonemap.srgb_encode(linear * np.float32(2.0**exposure)), 0.0, 1.0), exposure
+
+
+def _wanted(requested: Collection[str], engine: Engine) -> tuple[str, ...]:
+    lacking = [name for name in requested if name != "emission" and name not in engine.makes]
+    if lacking:
+        raise OmnixError(
+            f"The {engine.name} engine makes no {', '.join(lacking)} map; leave it out or "
+            "choose another engine."
+        )
+    return tuple(name for name in maps.REQUESTABLE if name in requested and name in engine.makes)
+
+
+def _metric_factor(prediction: Prediction, camera_height: float) -> tuple[float, list[str]]:
+    """Metres per unit of the predicted depth, and a warning where no floor was found."""
+    if "depth" not in prediction:
+        return 1.0, []
+    depth = prediction["depth"]
+    normal = prediction.get("normal")
+    sky = prediction.get("sky", np.zeros_like(depth))
+    factor, warning = metric.scale_to_camera_height(depth, normal, camera_height, sky)
+    return factor, [warning] if warning else []
+
+
+def _write_maps(
+    writer: maps.MapSetWriter,
+    stages: _Stages,
+    linear: np.ndarray,
+    encoded: np.ndarray,
+    prediction: Prediction,
+    factor: float,
+    requested: Collection[str],
+) -> dict[str, np.ndarray]:
+    """Bring each map to full size, write it and keep a small copy for checks and preview."""
+    height, width = encoded.shape[:2]
+    small: dict[str, np.ndarray] = {}
+
+    def write(name: str, array: np.ndarray, position: float) -> None:
+        stages.enter("Saving", position)
+        writer.write(name, array)
+        small[name] = _reduce(name, array)
+
+    stages.enter("Upsampling", _PREDICTED)
+    chance = prediction.get("sky")
+    sky = np.zeros((height, width), bool)
+    if chance is not None:
+        sky = resample.upsample(chance, encoded, kind="scalar") > 0.5
+
+    stages.enter("Emission", _PREDICTED)
+    radiance, glow = emitters.emission(linear, encoded, sky)
+    if "emission" in requested:
+        write("emission", radiance, _PREDICTED)
+    del radiance
+
+    names = [name for name in maps.MAPS if name in requested and name in prediction]
+    for index, name in enumerate(names):
+        position = _PREDICTED + (index + 1) / (len(names) + 1) * (_SAVED - _PREDICTED)
+        stages.enter("Upsampling", position)
+        full = resample.upsample(prediction[name], encoded, kind=_KINDS[name])
+        write(name, _finish(name, full, sky, glow, factor), position)
+    write("panorama", encoded, _SAVED)
+    return small
+
+
+_KINDS = {
+    "albedo": "colour",
+    "semantic": "scalar",
+    "normal": "normal",
+    "roughness": "scalar",
+    "metallic": "scalar",
+    "depth": "depth",
+}
+
+
+def _finish(
+    name: str, full: np.ndarray, sky: np.ndarray, glow: np.ndarray, factor: float
+) -> np.ndarray:
+    """Ranges, units and the values that stand for sky; `glow` (0..1) is what emits light."""
+    if name == "depth":
+        return np.where(sky, 0.0, full * np.float32(factor)).astype(np.float32, copy=False)
+    if name == "normal":
+        full[sky] = -frames.directions(*sky.shape)[sky]
+        return full
+    full = np.clip(full, 0.0, 1.0)
+    if name == "albedo":
+        # A lamp's picture is its light, not its surface.
+        full *= (1.0 - glow)[..., None]
+    full[sky] = maps.MAPS[name].sky
+    return full
+
+
+def _reduce(name: str, array: np.ndarray) -> np.ndarray:
+    """A copy of at most _CHECK_HEIGHT rows; unit vectors stay unit."""
+    if array.shape[0] <= _CHECK_HEIGHT:
+        return array
+    if name == "depth":
+        # Averaging metres with the 0 that stands for sky would invent surfaces.
+        rows = ((np.arange(_CHECK_HEIGHT) + 0.5) * array.shape[0] / _CHECK_HEIGHT).astype(int)
+        columns = ((np.arange(2 * _CHECK_HEIGHT) + 0.5) * array.shape[0] / _CHECK_HEIGHT).astype(
+            int
+        )
+        return array[np.ix_(rows, columns)]
+    reduced = resample.shrink(array, _CHECK_HEIGHT, 2 * _CHECK_HEIGHT)
+    if name == "normal":
+        reduced /= np.maximum(np.linalg.norm(reduced, axis=-1, keepdims=True), 1e-6)
+    return reduced
+
+
+def _versions() -> dict[str, str]:
+    """Versions of this package and of the libraries that took part."""
+    found = {"blender_omnix": __version__, "python": sys.version.split()[0]}
+    for name in ("numpy", "torch", "peft", "diffusers", "safetensors", "OpenImageIO"):
+        module = sys.modules.get(name)
+        if module is not None:
+            found[name] = str(getattr(module, "__version__", "unknown"))
+    return found
+
+
+def _describe(file: Path, source: images.Panorama, stops: float) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {
+        "path": str(file),
+        "sha256": digest,
+        "size": [source.width, source.height],
+        "linear": source.linear,
+        "exposure_stops": round(float(stops), 4),
+        "done": list(source.notes),
+    }
+
+
+def peak_memory_mb() -> float | None:
+    """This process's peak resident memory in MB; None where the platform does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

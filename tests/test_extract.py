@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From a file to a map set, with an engine that knows the room exactly."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from blender_omnix import images, maps
+from blender_omnix.errors import Cancelled, OmnixError
+from blender_omnix.extract import Settings, extract
+from blender_omnix.panorama import frames
+from tests.fakes import BoxRoomEngine, box_room
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "room.exr"
+    images.write(path, box_room(128)["picture"] * 3, "float")
+    return path
+
+
+def run(source, out, **settings):
+    return extract(source, out, Settings(**settings), engine=BoxRoomEngine())
+
+
+def test_the_whole_set_is_written_at_the_sources_size(tmp_path, source):
+    report = run(source, tmp_path / "out")
+    loaded = maps.load(tmp_path / "out")
+    assert set(loaded) == {*maps.DEFAULT_MAPS, "panorama"}
+    assert all(array.shape[:2] == (128, 256) for array in loaded.values())
+    maps.check_arrays(loaded)
+    assert json.loads((tmp_path / "out" / maps.REPORT).read_text()) == json.loads(
+        json.dumps(report)
+    )
+    assert report["source"]["size"] == [256, 128]
+    assert len(report["source"]["sha256"]) == 64
+
+
+def test_depth_is_metric_by_the_camera_height(tmp_path, source):
+    truth = box_room(128)["depth"]
+    for height in (1.6, 0.8):
+        run(source, tmp_path / "out", camera_height=height)
+        depth = maps.load(tmp_path / "out")["depth"]
+        assert np.median(depth / truth) == pytest.approx(height / 1.6, rel=0.02)
+
+
+def test_normals_come_out_as_the_room_has_them(tmp_path, source):
+    run(source, tmp_path / "out")
+    normal = maps.load(tmp_path / "out")["normal"]
+    cosine = (normal * box_room(128)["normal"]).sum(-1)
+    assert np.median(cosine) > 0.999
+    assert (cosine > 0.9).mean() > 0.9
+
+
+def test_sky_is_stored_as_the_contract_says(tmp_path, source):
+    class Open(BoxRoomEngine):
+        def predict(self, *args, **kwargs):
+            room = super().predict(*args, **kwargs)
+            room["sky"][:24] = 1.0
+            return room
+
+    extract(source, tmp_path / "out", Settings(), engine=Open())
+    loaded = maps.load(tmp_path / "out")
+    sky = loaded["depth"] == 0
+    assert sky[:40].all()
+    assert not sky[64:].any()
+    assert loaded["albedo"][sky].max() == 0
+    assert loaded["roughness"][sky].min() == 1
+    assert loaded["metallic"][sky].max() == 0
+    assert np.abs(loaded["normal"] + frames.directions(128, 256))[sky].max() < 2e-3
+
+
+def test_a_smaller_size_and_fewer_maps(tmp_path, source):
+    report = run(source, tmp_path / "out", size=128, maps=("albedo", "depth"))
+    assert report["size"] == [128, 64]
+    assert set(maps.load(tmp_path / "out")) == {"albedo", "depth", "panorama"}
+
+
+def test_a_larger_size_than_the_source_is_not_invented(tmp_path, source):
+    report = run(source, tmp_path / "out", size=1024)
+    assert report["size"] == [256, 128]
+    assert any("not made larger" in warning for warning in report["warnings"])
+
+
+def test_a_map_the_engine_cannot_make_is_refused(tmp_path, source):
+    with pytest.raises(OmnixError, match="makes no semantic map"):
+        run(source, tmp_path / "out", maps=("albedo", "semantic"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_cancelling_at_any_stage_leaves_nothing(tmp_path, source):
+    stages = []
+    run_through = extract(
+        source,
+        tmp_path / "whole",
+        engine=BoxRoomEngine(),
+        progress=lambda stage, _fraction: stages.append(stage),
+    )
+    assert run_through["seconds"].keys() >= {"Reading", "Upsampling", "Saving", "Checking"}
+    for stop in range(len(stages)):
+        seen = []
+        with pytest.raises(Cancelled):
+            extract(
+                source,
+                tmp_path / "out",
+                engine=BoxRoomEngine(),
+                progress=lambda stage, _fraction, seen=seen: seen.append(stage),
+                cancelled=lambda seen=seen, stop=stop: len(seen) > stop,
+            )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["room.exr", "whole"]
+
+
+def test_progress_only_rises(tmp_path, source):
+    fractions = []
+    extract(
+        source,
+        tmp_path / "out",
+        engine=BoxRoomEngine(),
+        progress=lambda _stage, fraction: fractions.append(fraction),
+    )
+    assert fractions == sorted(fractions)
+    assert fractions[0] == 0.0
+    assert fractions[-1] <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"maps": ()}, "no map called nothing"),
+        ({"maps": ("albedo", "shine")}, "no map called shine"),
+        ({"size": 101}, "not an even width"),
+        ({"size": 20000}, "not an even width"),
+        ({"camera_height": 0.0}, "camera height"),
+        ({"exposure": 99.0}, "exposure"),
+    ],
+)
+def test_settings_out_of_range_are_named(wrong, words):
+    with pytest.raises(OmnixError, match=words):
+        Settings(**wrong)
+
+
+def test_exposure_brightens_what_the_engine_sees(tmp_path, source):
+    means = []
+    for stops in (-2.0, 0.0, 2.0):
+        run(source, tmp_path / "out", exposure=stops)
+        means.append(maps.load(tmp_path / "out", ("panorama",))["panorama"].mean())
+    assert means[0] < means[1] < means[2]

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The map set: round trip, atomic replacement, refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from blender_omnix import maps
+from blender_omnix.errors import OmnixError
+from tests.fakes import box_room
+
+REPORT = {"engine": "test", "warnings": []}
+
+
+@pytest.fixture
+def room():
+    arrays = box_room(32)
+    arrays["panorama"] = arrays.pop("picture")
+    arrays["emission"] = np.full((32, 64, 3), 70000.0, np.float32)
+    return arrays
+
+
+def test_round_trip_keeps_every_map(tmp_path, room):
+    room["depth"][:4] = 0.0
+    maps.save(tmp_path / "set", room, REPORT)
+    loaded = maps.load(tmp_path / "set")
+    tolerance = {
+        "albedo": 1 / 255,
+        "panorama": 1 / 255,
+        "normal": 2e-3,
+        "roughness": 1e-4,
+        "metallic": 1e-4,
+        "depth": 0.0,
+        "emission": 0.0,
+    }
+    assert set(loaded) == set(tolerance)
+    for name, limit in tolerance.items():
+        assert np.abs(loaded[name] - room[name]).max() <= limit, name
+    assert (tmp_path / "set" / maps.PREVIEW).is_file()
+    assert maps.read_report(tmp_path / "set") == REPORT
+
+
+def test_nothing_but_the_set_is_left_beside_it(tmp_path, room):
+    maps.save(tmp_path / "set", room, REPORT)
+    maps.save(tmp_path / "set", room, REPORT)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_crash_leaves_the_earlier_set_bit_for_bit(tmp_path, room):
+    folder = tmp_path / "set"
+    maps.save(folder, room, REPORT)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(RuntimeError), maps.MapSetWriter(folder) as writer:
+        writer.write("albedo", room["albedo"] * 0)
+        raise RuntimeError
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_replacing_keeps_the_users_own_files_and_drops_stale_maps(tmp_path, room):
+    folder = tmp_path / "set"
+    maps.save(folder, room, REPORT)
+    (folder / "notes.txt").write_text("mine")
+    maps.save(folder, {"albedo": room["albedo"]}, REPORT)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert set(maps.map_files(folder)) == {"albedo"}
+
+
+def test_a_folder_of_other_things_is_refused_and_not_touched(tmp_path, room):
+    (tmp_path / "holiday.jpg").write_bytes(b"beach")
+    with pytest.raises(OmnixError, match="not empty and holds no map set"):
+        maps.save(tmp_path, room, REPORT)
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_a_file_in_the_folders_place_is_refused(tmp_path, room):
+    (tmp_path / "set").write_text("a file")
+    with pytest.raises(OmnixError, match="is a file; choose a folder"):
+        maps.save(tmp_path / "set", room, REPORT)
+
+
+def test_a_folder_that_vanishes_meanwhile_gives_a_sentence(tmp_path, room):
+    import shutil
+
+    (tmp_path / "parent").mkdir()
+    with (
+        pytest.raises(OmnixError, match="cannot be written to"),
+        maps.MapSetWriter(tmp_path / "parent" / "set") as writer,
+    ):
+        shutil.rmtree(tmp_path / "parent")
+        writer.write("albedo", room["albedo"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda room: room.update(depth=room["depth"][:, :-1]), "not 2:1"),
+        (lambda room: room["albedo"].__setitem__((0, 0, 0), np.nan), "not finite"),
+        (lambda room: room.update(normal=room["normal"] * 0.5), "not of unit length"),
+        (lambda room: room.update(roughness=room["roughness"] + 1), "roughness runs from"),
+        (lambda room: room.update(metallic=box_room(16)["metallic"]), "differ in size"),
+        (lambda room: room.update(depth=room["normal"]), "wanted 1 channel"),
+    ],
+)
+def test_arrays_that_break_the_contract_are_not_saved(tmp_path, room, change, words):
+    change(room)
+    with pytest.raises(ValueError, match=words):
+        maps.save(tmp_path / "set", room, REPORT)
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("", "damaged"), ("[1]", "not a report"), (None, "not a map set")]
+)
+def test_folders_without_a_sound_report_are_named(tmp_path, text, words):
+    if text is not None:
+        (tmp_path / maps.REPORT).write_text(text)
+    with pytest.raises(OmnixError, match=words):
+        maps.load(tmp_path)
