@@ -110,7 +110,9 @@ def extract(
     with maps.MapSetWriter(out) as writer:
         stages.enter("Reading", 0.0)
         source, linear, notes = _read(Path(file), settings)
-        encoded, stops = _expose(linear, source.linear, settings.exposure)
+        encoded, stops = tonemap.expose(
+            linear, settings.exposure, display_referred=not source.linear
+        )
 
         stages.enter("Loading Engine", _READ)
         engine = engine or engines.create(settings.engine, settings.options)
@@ -166,16 +168,6 @@ def _read(file: Path, settings: Settings) -> tuple[images.Panorama, np.ndarray, 
     except OmnixError as error:
         raise OmnixError(f"{file}: {error}") from None
     return source, linear, notes + repairs
-
-
-def _expose(linear: np.ndarray, hdr: bool, exposure: float) -> tuple[np.ndarray, float]:
-    """What the engine sees, (H, W, 3) sRGB-encoded, and the exposure in stops.
-
-    A picture that is already display-referred keeps its own exposure.
-    """
-    if hdr:
-        return tonemap.expose(linear, exposure)
-    return np.clip(tonemap.srgb_encode(linear * np.float32(2.0**exposure)), 0.0, 1.0), exposure
 
 
 def _wanted(requested: Collection[str], engine: Engine) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ ALLOWED = {
     "extract": SHARED | {"", "checks", "engines", "images"},
     "worker.protocol": {"errors"},
     "worker.client": SHARED | {"worker.protocol"},
-    "worker.server": SHARED | {"", "worker.protocol", "extract", "engines"},
+    "worker.server": SHARED | {"", "worker", "worker.protocol", "extract", "engines"},
     "worker": {"worker.protocol"},
     "host": SHARED | {"", "worker.client", "worker.protocol", "worker"},
     "cli": SHARED | {"", "extract", "adapters", "engines"},
