@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The header of a safetensors file, read strictly and without torch.
+
+Format: 8 bytes little-endian header length, a JSON object, the data. Every byte of the data must
+belong to exactly one tensor (https://github.com/huggingface/safetensors, "Format"). Nothing in a
+file is trusted: sizes are checked before anything is read, and a file is never unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import OmnixError
+
+ITEM_SIZE = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
+}  # fmt: skip
+# An adapter's header is some tens of kilobytes; parsing a larger one only serves an attack.
+MAX_HEADER = 8 * 2**20
+MAX_DIMENSIONS = 8
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+AGAIN = "download the file again"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor as the header declares it; `start` and `stop` are byte positions in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says about itself: its tensors by name and its text metadata."""
+
+    file: Path
+    tensors: dict[str, Entry]
+    metadata: dict[str, str]
+
+
+def read_header(file: str | Path) -> Header:
+    """Read and check the header of a safetensors file; the tensors' values are not touched.
+
+    Raises OmnixError naming the file and what to do about it.
+    """
+    file = Path(file)
+    _refuse_other_kinds(file)
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            start = stream.read(64)
+            _refuse_other_content(file, start, size)
+            length = int.from_bytes(start[:8], "little")
+            if length > MAX_HEADER:
+                _refuse(
+                    file,
+                    f"declares a header of {length} bytes; no adapter has one over {MAX_HEADER}",
+                )
+            if length > size - 8:
+                _refuse(
+                    file,
+                    f"is truncated: its header needs {length} bytes, {size - 8} are there",
+                    AGAIN,
+                )
+            stream.seek(8)
+            text = stream.read(length)
+    except OSError as error:
+        raise OmnixError(f"{file} cannot be read: {error.strerror or error}.") from error
+    declared = _parse(file, text)
+    metadata = declared.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        _refuse(file, "has metadata that is not plain text", AGAIN)
+    tensors = {
+        name: _entry(file, name, value, 8 + length, size) for name, value in declared.items()
+    }
+    _check_coverage(file, tensors, 8 + length, size)
+    return Header(file, tensors, metadata)
+
+
+def sha256(file: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with Path(file).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write(
+    file: str | Path,
+    tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a safetensors file of {name: (dtype, shape, little-endian bytes)}, whole or not at all.
+
+    Raises OmnixError where the file cannot be written.
+    """
+    file = Path(file)
+    declared: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    position = 0
+    for name, (dtype, shape, data) in tensors.items():
+        if len(data) != prod(shape) * ITEM_SIZE[dtype]:
+            raise ValueError(f"{name}: {len(data)} bytes for {dtype} {list(shape)}")
+        offsets = [position, position := position + len(data)]
+        declared[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": offsets}
+    text = json.dumps(declared, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    partial = file.with_name(file.name + ".part")
+    try:
+        with partial.open("wb") as stream:
+            stream.write(len(text).to_bytes(8, "little") + text)
+            for _, _, data in tensors.values():
+                stream.write(data)
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OmnixError(f"{file} cannot be written: {error.strerror or error}.") from error
+
+
+def _refuse_other_kinds(file: Path) -> None:
+    if file.is_dir():
+        _refuse(file, "is a folder", "name one .safetensors file")
+    if not file.exists():
+        _refuse(file, "does not exist", "check the path")
+    if not file.is_file():
+        _refuse(file, "is not a regular file", "name one .safetensors file")
+    if file.suffix.lower() in PICKLE_SUFFIXES:
+        _refuse(
+            file,
+            f"is a pickled file ({file.suffix}), which can run code when opened",
+            "use the .safetensors version",
+        )
+
+
+def _refuse_other_content(file: Path, start: bytes, size: int) -> None:
+    if size == 0:
+        _refuse(file, "is empty", AGAIN)
+    if start.startswith(b"version https://git-lfs.github.com/"):
+        _refuse(file, "is a Git LFS pointer, not the adapter itself", "run `git lfs pull`")
+    if start.startswith(b"PK\x03\x04") or (
+        start[0] == 0x80 and start[1:2] in (b"\2", b"\3", b"\4", b"\5")
+    ):
+        _refuse(
+            file,
+            "holds pickled data, which can run code when opened, whatever its name says",
+            "use the .safetensors version",
+        )
+    if size < 10:
+        _refuse(file, f"is truncated: {size} bytes are no safetensors file", AGAIN)
+    if start[:1] == b"<" or start[8:9] != b"{":
+        _refuse(file, "is not a safetensors file", AGAIN)
+
+
+def _parse(file: Path, text: bytes) -> dict[str, Any]:
+    def unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in result:
+                raise ValueError(f"{name!r} is declared twice")
+            result[name] = value
+        return result
+
+    try:
+        return json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+    except RecursionError:
+        _refuse(file, "has a damaged header (nested too deeply)", AGAIN)
+    except ValueError as error:  # JSON and UTF-8 errors are kinds of it
+        _refuse(file, f"has a damaged header ({error})", AGAIN)
+
+
+def _entry(file: Path, name: str, value: object, data_start: int, size: int) -> Entry:
+    def refuse(reason: str) -> NoReturn:
+        _refuse(file, f"is damaged: tensor {name} {reason}", AGAIN)
+
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+        refuse("is not declared by dtype, shape and data_offsets")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEM_SIZE:
+        refuse(f"has the unknown dtype {str(dtype)[:40]!r}")
+    if not _whole_numbers(shape) or len(shape) > MAX_DIMENSIONS:
+        refuse("has a shape that is no short list of whole numbers")
+    if not _whole_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        refuse("has offsets that are no rising pair of whole numbers")
+    start, stop = offsets
+    if stop - start != prod(shape) * ITEM_SIZE[dtype]:
+        refuse(f"is declared {dtype} {shape} but holds {stop - start} bytes")
+    if stop > size - data_start:
+        refuse(f"ends at byte {data_start + stop}, but the file has {size}: it is truncated")
+    return Entry(dtype, tuple(shape), data_start + start, data_start + stop)
+
+
+def _whole_numbers(value: object) -> bool:
+    return isinstance(value, list) and all(type(v) is int and 0 <= v < 2**48 for v in value)
+
+
+def _check_coverage(file: Path, tensors: Mapping[str, Entry], data_start: int, size: int) -> None:
+    """Tensors must fill the data without overlap, gap or remainder."""
+    position, before = data_start, ""
+    for name, entry in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if entry.start < position:
+            _refuse(file, f"is damaged: tensors {before} and {name} overlap", AGAIN)
+        if entry.start > position:
+            _refuse(
+                file,
+                f"is damaged: {entry.start - position} bytes before {name} belong to no tensor",
+                AGAIN,
+            )
+        position, before = entry.stop, name
+    if position != size:
+        _refuse(file, f"is damaged: {size - position} bytes at its end belong to no tensor", AGAIN)
+
+
+def _refuse(file: Path, reason: str, advice: str = "") -> NoReturn:
+    raise OmnixError(f"{file} {reason}{'; ' + advice if advice else ''}.")

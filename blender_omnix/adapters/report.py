@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Entries of report.json's `adapters` list, and the table printed by `adapters check`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .header import sha256
+from .inspection import PROBLEMS, Inspection
+
+if TYPE_CHECKING:
+    from .effect import Effect
+    from .inject import Injected
+
+
+def entry(task: str, injected: Injected, effect: Effect | None = None) -> dict[str, Any]:
+    """The entry of an adapter in use, for `adapters` in report.json.
+
+    `tensors_equal` counts the file's tensors that are in the model bit for bit; the effects are
+    relative RMS changes of the output, null where not measured.
+    """
+    inspection = injected.inspection
+    return {
+        "task": task,
+        "name": injected.name,
+        "file": str(inspection.file),
+        "sha256": sha256(inspection.file),
+        "format": inspection.format,
+        "rank": single(inspection.ranks),
+        "tensors": inspection.tensors,
+        "modules_expected": inspection.expected,
+        "modules_injected": injected.modules,
+        "tensors_equal": injected.tensors_equal,
+        "effect_off": effect.off if effect else None,
+        "effect_swapped": effect.swapped if effect else None,
+    }
+
+
+def findings(inspection: Inspection) -> dict[str, Any]:
+    """Everything an inspection found, ready for JSON."""
+    return {
+        "format": inspection.format,
+        "rank": single(inspection.ranks),
+        "alpha": single(inspection.alphas),
+        "dtype": single(inspection.dtypes),
+        "modules": len(inspection.modules),
+        "modules_expected": inspection.expected,
+        "tensors": inspection.tensors,
+        **{kind: list(inspection.problems[kind]) for kind in PROBLEMS},
+    }
+
+
+def single(values: Sequence[Any]) -> Any:
+    """The one value, None for none, the list where they differ."""
+    return values[0] if len(values) == 1 else list(values) or None
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of equal keys as aligned plain text: numbers to the right, the rest to the left."""
+    heads = list(rows[0])
+    cells = [[cell(row[head]) for head in heads] for row in rows]
+    numeric = [all(isinstance(row[h], int | float | None) for row in rows) for h in heads]
+    widths = [max(len(head), *(len(line[i]) for line in cells)) for i, head in enumerate(heads)]
+    lines = []
+    for line in [heads, ["-" * width for width in widths], *cells]:
+        aligned = [
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, numeric, strict=True)
+        ]
+        lines.append("  ".join(aligned).rstrip())
+    return "\n".join(lines)
+
+
+def cell(value: Any) -> str:
+    """One value as the table shows it."""
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return f"{value[0]}..{value[-1]}" if len(value) > 1 else "-"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return str(value)

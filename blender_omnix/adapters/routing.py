@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mixed batches: element i of a batch passes through adapter i alone in every adapted module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import OmnixError
+from .inject import lora_layers, require_everywhere
+
+BASE = "__base__"  # PEFT's name for an element that passes through no adapter
+
+
+@contextmanager
+def routing(model: nn.Module, names: Sequence[str | None]) -> Iterator[int]:
+    """Route batch element i through adapter `names[i]` (None: the base alone) inside the context.
+
+    Yields the number of modules routed. Raises OmnixError when a module lacks one of the adapters:
+    PEFT would skip it there without a word.
+    """
+    layers = lora_layers(model)
+    require_everywhere(layers, [name for name in dict.fromkeys(names) if name is not None])
+    routed = [BASE if name is None else name for name in names]
+
+    def add_names(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple:
+        return args, kwargs | {"adapter_names": routed}
+
+    hooks = [
+        layer.register_forward_pre_hook(add_names, with_kwargs=True)  # type: ignore[attr-defined]
+        for layer in layers.values()
+    ]
+    for layer in layers.values():
+        layer.enable_adapters(True)
+    try:
+        yield len(hooks)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def routing_error(
+    model: nn.Module, forward: Callable[[int], Tensor], names: Sequence[str]
+) -> float:
+    """Largest difference between elements of one mixed batch and each adapter run alone.
+
+    `forward(n)` runs the model on a batch of n equal elements (no element may see another) and
+    returns the output, batch first. The difference is relative to the largest output.
+    Raises OmnixError where the base alone gives the same output as an adapter: the comparison would
+    then hold even if nothing were routed.
+    """
+    with routing(model, [*names, None]):
+        mixed = forward(len(names) + 1)
+    worst = 0.0
+    for i, name in enumerate(names):
+        with routing(model, [name]):
+            alone = forward(1)[0]
+        if bool((alone == mixed[-1]).all()):
+            raise OmnixError(f"The adapter {name} changes nothing in the model's output.")
+        worst = max(worst, float((mixed[i] - alone).abs().max() / alone.abs().max()))
+    return worst

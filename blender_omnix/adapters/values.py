@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tensor values of a safetensors file as numpy arrays, bfloat16 included, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .header import Header
+
+# dtype -> (the array's own type, unsigned type of the same size, exponent bits, mantissa bits).
+# numpy has no bfloat16: its arrays here are the raw 16 bits.
+FLOATS = {
+    "F64": ("<f8", "<u8", 11, 52),
+    "F32": ("<f4", "<u4", 8, 23),
+    "F16": ("<f2", "<u2", 5, 10),
+    "BF16": ("<u2", "<u2", 8, 7),
+}
+
+
+@dataclass(frozen=True)
+class Flaws:
+    """What is wrong with a tensor's values: all zero, any NaN, any infinity."""
+
+    zero: bool
+    nan: bool
+    infinite: bool
+
+
+def raw(header: Header, name: str) -> NDArray:
+    """The tensor as stored, in its shape, mapped from the file; BF16 as its raw 16 bits."""
+    entry = header.tensors[name]
+    dtype = np.dtype(FLOATS[entry.dtype][0])
+    if entry.start == entry.stop:
+        return np.empty(entry.shape, dtype)
+    return np.memmap(header.file, dtype, mode="r", offset=entry.start, shape=entry.shape)
+
+
+def widened(array: NDArray, dtype: str) -> NDArray[np.float64]:
+    """Values of a raw array of the safetensors type `dtype` as float64, exactly."""
+    if dtype == "BF16":
+        return (array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return array.astype(np.float64)
+
+
+def narrowed(array: NDArray[np.float64], dtype: str) -> NDArray:
+    """float64 values as a raw array of the type `dtype`, to nearest (BF16 by way of float32)."""
+    with np.errstate(over="ignore"):
+        if dtype != "BF16":
+            return array.astype(FLOATS[dtype][0])
+        bits = array.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def flaws(array: NDArray, dtype: str) -> Flaws:
+    """Look for zeros only, NaN and infinity in a raw array by its bits."""
+    _, unsigned, exponent_bits, mantissa_bits = FLOATS[dtype]
+    magnitude = np.ascontiguousarray(array).view(unsigned)
+    magnitude = magnitude & np.array((1 << (exponent_bits + mantissa_bits)) - 1, unsigned)
+    infinity = ((1 << exponent_bits) - 1) << mantissa_bits
+    highest = int(magnitude.max(initial=0))
+    return Flaws(
+        zero=highest == 0,
+        nan=highest > infinity,
+        infinite=highest >= infinity and bool((magnitude == infinity).any()),
+    )
+
+
+def scalar(header: Header, name: str) -> float:
+    """Value of a tensor that holds a single number, such as an alpha."""
+    return float(widened(raw(header, name), header.tensors[name].dtype).reshape(()))
