@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""FLUX.1-dev's parts from a folder in Diffusers' layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+
+from ...errors import OmnixError
+
+_PARTS = {
+    "transformer": "config.json",
+    "vae": "config.json",
+    "scheduler": "scheduler_config.json",
+}
+
+
+@dataclass(frozen=True)
+class Components:
+    """What sampling needs; the prompt's embeddings come from `prompt`."""
+
+    transformer: FluxTransformer2DModel
+    vae: AutoencoderKL
+    scheduler: FlowMatchEulerDiscreteScheduler
+
+
+def check(weights: Path) -> None:
+    """Raise OmnixError unless the folder has the parts, by their configuration files."""
+    missing = [part for part, config in _PARTS.items() if not (weights / part / config).is_file()]
+    if missing:
+        raise OmnixError(
+            f"{weights} is no folder of FLUX.1-dev weights: it lacks {', '.join(missing)}; choose "
+            "the folder that holds transformer, vae and scheduler."
+        )
+
+
+def load(weights: Path, dtype: torch.dtype) -> Components:
+    """Read the parts onto the CPU: the transformer in `dtype`, the autoencoder in float32.
+
+    The autoencoder is small, and bfloat16 would leave depth and roughness with 8 bits.
+    Raises OmnixError when a part is missing, damaged or incomplete.
+    """
+    check(weights)
+    return Components(
+        transformer=_load_model(FluxTransformer2DModel, weights / "transformer", dtype),
+        vae=_load_model(AutoencoderKL, weights / "vae", torch.float32),
+        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(weights / "scheduler"),
+    )
+
+
+def _load_model(model_class, folder: Path, dtype: torch.dtype):
+    try:
+        model, info = model_class.from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OmnixError(f"{folder} cannot be read ({reason}); download it again.") from error
+    # Diffusers goes on with random weights where tensors are missing.
+    if info["missing_keys"] or info["mismatched_keys"]:
+        lacking = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+        raise OmnixError(
+            f"{folder} is incomplete: {len(lacking)} tensors are missing or of another shape "
+            f"({lacking[0]}, ...); download it again."
+        )
+    return model.eval().requires_grad_(False)

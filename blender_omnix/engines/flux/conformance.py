@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`python -m blender_omnix conformance DIR`: this engine against recorded outputs.
+
+DIR holds what the official OmniX code computed on some FLUX model: `conformance.json` (height,
+width, num_inference_steps, guidance_scale, blend_extend, rank, modules_per_adapter, tasks),
+`model/`, `adapters/`, `inputs.safetensors` and, per task, `expected_<task>.safetensors` with the
+noise it drew, its condition latents, target latents and image. Everything runs in float32 on the
+CPU; nothing is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...adapters.find import PUBLISHED_NAME
+from ...errors import OmnixError
+
+if TYPE_CHECKING:
+    import torch
+
+TOLERANCE = 1e-4
+AGREES, DIFFERS, NOTHING_COMPARED = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Largest absolute differences of one task; infinite where shapes differ."""
+
+    task: str
+    condition_latents: float
+    target_latents: float
+    target_image: float
+
+    @property
+    def values(self) -> tuple[float, float, float]:
+        return self.condition_latents, self.target_latents, self.target_image
+
+    @property
+    def agrees(self) -> bool:
+        # NaN agrees with nothing.
+        return all(value <= TOLERANCE for value in self.values)
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the command to the command line's subparsers."""
+    parser = subparsers.add_parser(
+        "conformance",
+        help="compare the flux engine with recorded outputs of the official code",
+        description=f"Exit 0 when all differences are at most {TOLERANCE:g}, 1 when one is larger "
+        "or a task fails, 2 when nothing was compared.",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a recorded set")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one line per task; returns the exit code."""
+    try:
+        recording = read(args.folder)
+    except OmnixError as error:
+        print(f"Nothing was compared: {error}", file=sys.stderr)
+        return NOTHING_COMPARED
+    print(f"{'task':<24}{'condition latents':>19}{'target latents':>19}{'target image':>19}")
+    compared = agreed = failed = 0
+    for task in recording.tasks:
+        if not recording.expected(task).is_file():
+            print(f"{task:<24}  not recorded")
+            continue
+        try:
+            difference = compare(recording, task)
+        except OmnixError as error:
+            failed += 1
+            print(f"{task:<24}  failed: {error}")
+            continue
+        compared += 1
+        agreed += difference.agrees
+        verdict = "" if difference.agrees else "  differs"
+        print(f"{task:<24}" + "".join(f"{x:>19.2e}" for x in difference.values) + verdict)
+    if not compared and not failed:
+        print(f"Nothing was compared: {args.folder} records no task.", file=sys.stderr)
+        return NOTHING_COMPARED
+    print(f"{agreed} of {compared + failed} tasks agree within {TOLERANCE:g}")
+    return AGREES if agreed == compared + failed else DIFFERS
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recorded set: `conformance.json` parsed, and where the rest lies."""
+
+    folder: Path
+    height: int
+    width: int
+    steps: int
+    guidance: float
+    wrap_columns: int
+    rank: int
+    modules: int
+    tasks: dict[str, tuple[str, ...]]
+
+    def expected(self, task: str) -> Path:
+        return self.folder / f"expected_{task}.safetensors"
+
+    def adapter(self, task: str, name: str) -> Path:
+        return self.folder / "adapters" / task / name / PUBLISHED_NAME
+
+
+def read(folder: Path) -> Recording:
+    """Parse `conformance.json`. Raises OmnixError when it is missing or lacks a parameter."""
+    file = folder / "conformance.json"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        return Recording(
+            folder=folder,
+            height=int(values["height"]),
+            width=int(values["width"]),
+            steps=int(values["num_inference_steps"]),
+            guidance=float(values["guidance_scale"]),
+            wrap_columns=int(values["blend_extend"]),
+            rank=int(values["rank"]),
+            modules=int(values["modules_per_adapter"]),
+            tasks={str(task): tuple(names) for task, names in values["tasks"].items()},
+        )
+    except OSError:
+        raise OmnixError(f"{file} cannot be read; choose a recorded set.") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OmnixError(f"{file} is no description of a recorded set ({error!r}).") from None
+
+
+def compare(recording: Recording, task: str) -> Difference:
+    """Run one task on the recorded noise. Raises OmnixError when it cannot be run."""
+    import torch
+
+    from ...adapters import inject, routing
+    from . import autoencoder, components, conditions, pipeline, prompt
+
+    names = recording.tasks[task]
+    inputs = _tensors(
+        recording.folder / "inputs.safetensors",
+        *("panorama_u8", prompt.TOKENS_KEY, prompt.POOLED_KEY),
+    )
+    expected = _tensors(
+        recording.expected(task),
+        *("target_noise", "posterior_noise", "condition_latents", "target_latents", "target_image"),
+    )
+    images = {
+        "rgb": conditions.rgb(inputs["panorama_u8"].numpy() / np.float32(255)),
+        "camray": conditions.camera_rays(recording.height, recording.width),
+    }
+    unknown = [name for name in names[:-1] if name not in images]
+    if unknown:
+        raise OmnixError(f"no image is recorded for the condition {unknown[0]}")
+    parts = components.load(recording.folder / "model", torch.float32)
+    injected = inject.inject(
+        parts.transformer, {name: recording.adapter(task, name) for name in names}
+    )
+
+    for name, adapter in injected.items():
+        if adapter.modules != recording.modules or adapter.inspection.ranks != [recording.rank]:
+            raise OmnixError(
+                f"{recording.adapter(task, name)} fills {adapter.modules} modules at ranks "
+                f"{adapter.inspection.ranks}, not {recording.modules} at rank {recording.rank}"
+            )
+    pipeline.attend_across(parts.transformer)
+
+    noise = expected["posterior_noise"]
+    if len(noise) != len(names) - 1:
+        raise OmnixError(f"{len(noise)} posterior noises for {len(names) - 1} conditions")
+    clean = torch.cat(
+        [
+            # The official code lets the autoencoder tile what exceeds its sample size.
+            autoencoder.encode(parts.vae, images[name], noise[i : i + 1], tiled=True)
+            for i, name in enumerate(names[:-1])
+        ]
+    )
+    with routing.routing(parts.transformer, names):
+        latents = pipeline.denoise(
+            parts.transformer,
+            parts.scheduler,
+            clean,
+            expected["target_noise"],
+            prompt.Prompt(inputs[prompt.TOKENS_KEY], inputs[prompt.POOLED_KEY]),
+            steps=recording.steps,
+            guidance=recording.guidance,
+            wrap_columns=recording.wrap_columns,
+        )
+    image = autoencoder.decode(parts.vae, latents)
+    return Difference(
+        task,
+        _largest(clean, expected["condition_latents"]),
+        _largest(latents, expected["target_latents"]),
+        _largest(image, expected["target_image"]),
+    )
+
+
+def _tensors(file: Path, *keys: str) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise OmnixError(f"{file} cannot be read ({error})") from None
+    if missing := [key for key in keys if key not in tensors]:
+        raise OmnixError(f"{file} lacks {', '.join(missing)}")
+    return tensors
+
+
+def _largest(result: torch.Tensor, recorded: torch.Tensor) -> float:
+    if result.shape != recorded.shape:
+        return math.inf
+    return float((result - recorded).abs().max())

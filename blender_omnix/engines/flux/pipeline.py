@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""OmniX's sampler (arXiv 2510.26800): denoise one target beside its clean conditions.
+
+The batch holds one element per adapter, conditions first, target last. Only the target is a sample
+of the flow; the conditions are context and stay clean at every step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from . import wrap
+from .attention import CrossAdapterAttnProcessor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+
+    from .prompt import Prompt
+
+STEPS = 28
+GUIDANCE = 3.5
+# Latent columns appended on the right while denoising.
+WRAP_COLUMNS = 6
+# A token is a square of this many latents each way.
+PATCH = 2
+
+
+@torch.no_grad()
+def denoise(
+    transformer: FluxTransformer2DModel,
+    scheduler: FlowMatchEulerDiscreteScheduler,
+    conditions: torch.Tensor,
+    noise: torch.Tensor,
+    prompt: Prompt,
+    *,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+    wrap_columns: int = WRAP_COLUMNS,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> torch.Tensor:
+    """Sample the target's latents (1, C, h, w), float32.
+
+    `conditions` (B - 1, C, h, w) are normalised clean latents and `noise` (1, C, h, w) starts the
+    target. The transformer must already attend across the batch (`attend_across`) and route
+    element i through adapter i. `on_step(i)` runs before step i and may raise to stop.
+    """
+    device = transformer.device
+    clean = wrap.extend(conditions.to(device, torch.float32), wrap_columns)
+    sample = wrap.extend(noise.to(device, torch.float32), wrap_columns)
+    tokens = sample.shape[-2] * sample.shape[-1] // PATCH**2
+    for index, timestep in enumerate(schedule(scheduler, steps, tokens, device)):
+        on_step(index)
+        batch = torch.cat([clean, sample])
+        direction = velocity(transformer, batch, timestep, prompt, guidance)[-1:]
+        sample = scheduler.step(direction, timestep, sample, return_dict=False)[0]
+        sample = wrap.blend(sample, wrap_columns)
+    return wrap.close(sample, wrap_columns)
+
+
+@torch.no_grad()
+def velocity(
+    transformer: FluxTransformer2DModel,
+    latents: torch.Tensor,
+    timestep: torch.Tensor,
+    prompt: Prompt,
+    guidance: float = GUIDANCE,
+) -> torch.Tensor:
+    """The transformer's output for a batch of latents (B, C, h, w) at one timestep, float32.
+
+    `timestep` is a scalar tensor in the scheduler's 0..1000; all elements share it and the prompt.
+    """
+    device, dtype = transformer.device, transformer.dtype
+    batch, _, height, width = latents.shape
+    embedded_guidance = None
+    if transformer.config.guidance_embeds:
+        embedded_guidance = torch.full((batch,), guidance, device=device)
+    output = transformer(
+        hidden_states=pack(latents).to(device, dtype),
+        # Rounded to the network's type before it is scaled, as in Diffusers' FLUX pipeline.
+        timestep=timestep.to(device, dtype).expand(batch) / 1000,
+        guidance=embedded_guidance,
+        pooled_projections=prompt.pooled.to(device, dtype).expand(batch, -1),
+        encoder_hidden_states=prompt.tokens.to(device, dtype).expand(batch, -1, -1),
+        txt_ids=torch.zeros(prompt.tokens.shape[1], 3, device=device),
+        img_ids=position_ids(height // PATCH, width // PATCH).to(device),
+        return_dict=False,
+    )[0]
+    return unpack(output.float(), height, width)
+
+
+def attend_across(transformer: FluxTransformer2DModel) -> None:
+    """Let every attention of the transformer run over the whole batch."""
+    transformer.set_attn_processor(CrossAdapterAttnProcessor())
+
+
+def schedule(
+    scheduler: FlowMatchEulerDiscreteScheduler, steps: int, tokens: int, device: torch.device
+) -> torch.Tensor:
+    """Set FLUX's shifted sigmas and return the timesteps (steps,).
+
+    The shift grows linearly with one element's token count; before it, sigmas are
+    linspace(1, 1/n, n).
+    """
+    config = scheduler.config
+    slope = (config.max_shift - config.base_shift) / (
+        config.max_image_seq_len - config.base_image_seq_len
+    )
+    shift = config.base_shift + slope * (tokens - config.base_image_seq_len)
+    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=shift, device=device)
+    return scheduler.timesteps
+
+
+def pack(latents: torch.Tensor) -> torch.Tensor:
+    """(B, C, h, w) to tokens (B, h/2 w/2, 4C): one token per 2 x 2 patch, channel-major."""
+    patches = latents.unflatten(2, (-1, PATCH)).unflatten(4, (-1, PATCH))
+    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The inverse of `pack`: (B, h/2 w/2, 4C) to (B, C, height, width)."""
+    patches = tokens.unflatten(1, (height // PATCH, width // PATCH)).unflatten(
+        3, (-1, PATCH, PATCH)
+    )
+    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+def position_ids(rows: int, columns: int) -> torch.Tensor:
+    """Rotary positions (rows columns, 3) of a token grid: 0, row, column."""
+    row, column = torch.meshgrid(
+        torch.arange(rows, dtype=torch.float32),
+        torch.arange(columns, dtype=torch.float32),
+        indexing="ij",
+    )
+    return torch.stack([torch.zeros_like(row), row, column], dim=-1).flatten(0, 1)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The constant text prompt of the perception tasks, encoded once and cached."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ...errors import OmnixError
+
+TEXT = "[EQUIRECTANGULAR]"
+CACHE = "prompt_embeds.safetensors"
+# Diffusers' names for the two tensors, so that a cached file can be exchanged with other tools.
+TOKENS_KEY, POOLED_KEY = "prompt_embeds", "pooled_prompt_embeds"
+T5_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Text embeddings: T5 tokens (1, T, C) and the pooled CLIP vector (1, P)."""
+
+    tokens: torch.Tensor
+    pooled: torch.Tensor
+
+
+def load(weights: Path, device: torch.device) -> Prompt:
+    """The prompt's embeddings from the folder of FLUX weights.
+
+    Reads the cached file where there is one; else encodes the prompt with the folder's CLIP and T5
+    and caches it. Raises OmnixError when the folder has neither.
+    """
+    cache = weights / CACHE
+    if cache.is_file():
+        return read(cache)
+    parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+    missing = [part for part in parts if not (weights / part).is_dir()]
+    if missing:
+        raise OmnixError(
+            f"{weights} has neither {CACHE} nor {', '.join(missing)}; add the cached prompt "
+            "embeddings or the text encoders of FLUX.1-dev."
+        )
+    prompt = encode(weights, TEXT, device)
+    # Weights may lie in a read-only place; then the encoders just run again next time.
+    with contextlib.suppress(OSError):
+        write(cache, prompt)
+    return prompt
+
+
+def read(file: Path) -> Prompt:
+    """Embeddings from a safetensors file. Raises OmnixError when it does not hold them."""
+    try:
+        tensors = load_file(file)
+        prompt = Prompt(tensors[TOKENS_KEY], tensors[POOLED_KEY])
+    except (OSError, SafetensorError, KeyError):
+        prompt = None
+    if prompt is None or prompt.tokens.ndim != 3 or prompt.pooled.ndim != 2:
+        raise OmnixError(
+            f"{file} does not hold {TOKENS_KEY} (1, T, C) and {POOLED_KEY} (1, P); delete it to "
+            "have the prompt encoded again."
+        )
+    return prompt
+
+
+def write(file: Path, prompt: Prompt) -> None:
+    """Write embeddings so that a reader sees the whole file or none."""
+    partial = file.with_suffix(".partial")
+    tensors = {TOKENS_KEY: prompt.tokens, POOLED_KEY: prompt.pooled}
+    save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, partial)
+    partial.replace(file)
+
+
+@torch.no_grad()
+def encode(weights: Path, text: str, device: torch.device) -> Prompt:
+    """Encode `text` with the folder's CLIP and T5 in bfloat16, one after the other.
+
+    As Diffusers' FluxPipeline does: CLIP's pooled output, T5's last hidden states padded to 512
+    tokens without a mask.
+    """
+    from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
+
+    def run(model_class, part: str, tokenizer_part: str, length: int | None):
+        tokenizer = AutoTokenizer.from_pretrained(weights / tokenizer_part, local_files_only=True)
+        ids = tokenizer(
+            text,
+            padding="max_length",
+            truncation=True,
+            max_length=length or tokenizer.model_max_length,
+            return_tensors="pt",
+        ).input_ids
+        model = model_class.from_pretrained(
+            weights / part, dtype=torch.bfloat16, local_files_only=True
+        )
+        return model.to(device).eval()(ids.to(device))
+
+    pooled = run(CLIPTextModel, "text_encoder", "tokenizer", None).pooler_output
+    tokens = run(T5EncoderModel, "text_encoder_2", "tokenizer_2", T5_LENGTH).last_hidden_state
+    return Prompt(tokens, pooled)

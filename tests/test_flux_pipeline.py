@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+from blender_omnix.engines.flux import components, pipeline
+from blender_omnix.engines.flux.prompt import Prompt
+from tests.flux_tiny import MODEL
+
+
+@pytest.fixture
+def tiny():
+    return components.load(MODEL, torch.float32)
+
+
+def test_tokens_and_positions_are_those_of_diffusers():
+    latents = torch.randn(2, 16, 8, 22)
+    packed = FluxPipeline._pack_latents(latents, 2, 16, 8, 22)
+    assert torch.equal(pipeline.pack(latents), packed)
+    assert torch.equal(pipeline.unpack(packed, 8, 22), latents)
+    ids = FluxPipeline._prepare_latent_image_ids(1, 4, 11, "cpu", torch.float32)
+    assert torch.equal(pipeline.position_ids(4, 11), ids)
+
+
+def test_schedule_shifts_by_the_token_count(tiny):
+    sigmas = np.linspace(1.0, 0.2, 5)
+    mu = calculate_shift(1000)
+    expected = [1000 * np.exp(mu) / (np.exp(mu) + 1 / sigma - 1) for sigma in sigmas]
+    timesteps = pipeline.schedule(tiny.scheduler, 5, 1000, torch.device("cpu"))
+    np.testing.assert_allclose(timesteps, expected, rtol=1e-5)
+
+
+def denoise(tiny, conditions, noise, **options):
+    generator = torch.Generator().manual_seed(5)
+    prompt = Prompt(
+        torch.randn(1, 7, 32, generator=generator), torch.randn(1, 32, generator=generator)
+    )
+    return pipeline.denoise(
+        tiny.transformer, tiny.scheduler, conditions, noise, prompt, steps=2, **options
+    )
+
+
+def test_elements_attend_to_one_another(tiny):
+    pipeline.attend_across(tiny.transformer)
+    conditions, noise = torch.randn(1, 16, 8, 16), torch.randn(1, 16, 8, 16)
+    assert not torch.allclose(
+        denoise(tiny, conditions, noise), denoise(tiny, conditions + 1, noise), atol=1e-3
+    )
+
+
+def test_a_batch_of_equal_elements_is_plain_attention(tiny):
+    """Doubling every key and value leaves a softmax average as it is."""
+    states = torch.randn(1, 12, 64)
+    arguments = {
+        "timestep": torch.tensor([0.5]),
+        "guidance": torch.tensor([3.5]),
+        "pooled_projections": torch.randn(1, 32),
+        "encoder_hidden_states": torch.randn(1, 7, 32),
+    }
+    ids = {"txt_ids": torch.zeros(7, 3), "img_ids": pipeline.position_ids(3, 4)}
+    with torch.no_grad():
+        alone = tiny.transformer(hidden_states=states, **arguments, **ids).sample
+        pipeline.attend_across(tiny.transformer)
+        twice = {name: torch.cat([value, value]) for name, value in arguments.items()}
+        pair = tiny.transformer(hidden_states=states.repeat(2, 1, 1), **twice, **ids).sample
+    torch.testing.assert_close(pair, alone.repeat(2, 1, 1), atol=1e-5, rtol=1e-5)
+
+
+def test_any_number_of_conditions(tiny):
+    pipeline.attend_across(tiny.transformer)
+    for count in (0, 1, 4):
+        latents = denoise(tiny, torch.randn(count, 16, 4, 8), torch.randn(1, 16, 4, 8))
+        assert latents.shape == (1, 16, 4, 8)
+        assert torch.isfinite(latents).all()
+
+
+def test_steps_are_counted_and_can_stop_the_loop(tiny):
+    class Stop(Exception):
+        pass
+
+    seen = []
+
+    def on_step(index):
+        seen.append(index)
+        if index == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        denoise(tiny, torch.randn(1, 16, 4, 8), torch.randn(1, 16, 4, 8), on_step=on_step)
+    assert seen == [0, 1]
