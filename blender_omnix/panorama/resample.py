@@ -28,7 +28,7 @@ def shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
     Along an axis that gets smaller each new pixel is the mean of the area it covers, exact for any
     factor, so that the picture's mean is kept. An axis that gets larger is interpolated linearly,
-    around the seam and over the poles.
+    around the seam and over the poles. At the same size the picture itself comes back, no copy.
     """
     image = np.asarray(image)
     if height <= image.shape[0]:

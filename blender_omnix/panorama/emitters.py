@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What in the panorama gives light of its own, kept out of the materials.
+
+An emitter is sky, or a connected region far brighter than a white surface could be where it is.
+White is estimated from the surroundings: the mean radiance of the neighbourhood, sky and what is
+far above the scene left out, over its mean albedo. A region counts when part of it is above
+``SEED`` times white and reaches as far as the radiance is above ``EDGE`` times white; the mask
+falls off over the octave below. Level ground is lit and does not light: patches of sun on a floor
+stay material. A picture of limited range cannot show more than its own white: there an emitter is
+what is clipped.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import frames, regions, resample, tonemap
+
+SEED = 4.0  # times white
+EDGE = 2.0  # times white
+CLIPPED = 0.98  # sRGB-encoded luminance of a picture of limited range
+ALBEDO = 0.4  # mean linear albedo of a neighbourhood where none is predicted
+LEVEL = 0.7  # upward component of the normal above which a surface below the horizon is ground
+_NEAR = 20.0  # degrees, standard deviation of the neighbourhood
+
+
+def emission(
+    linear: np.ndarray,
+    encoded: np.ndarray,
+    sky: np.ndarray,
+    albedo: np.ndarray | None = None,
+    normal: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Radiance of light sources, windows and sky: ``(emission, mask)``.
+
+    ``linear`` (H, W, 3) linear radiance, ``encoded`` the picture taken of it (sRGB, 0..1), ``sky``
+    (H, W) a mask or probability at that size. ``albedo`` (h, w, 3; sRGB-encoded) and ``normal``
+    (h, w, 3; Blender's frame) are predictions of any size that sharpen the decision.
+    ``mask`` (H, W) float32 is 1 on emitters and sky, with soft edges; ``emission`` is linear times
+    mask, in the units of ``linear``.
+    """
+    height = min(linear.shape[0], 256)
+    size = (height, 2 * height)
+    open_sky = resample.shrink(sky, *size) > 0.5
+    surface = ~open_sky
+    if normal is not None:
+        level = resample.shrink(normal[..., 2], *size) > LEVEL
+        surface &= ~(level & (frames.elevations(height)[:, None] < 0))
+
+    if float(linear.max()) <= 1.0:
+        strength = tonemap.luminance(encoded)
+        seed, edge, fade = CLIPPED, CLIPPED, 0.1
+    else:
+        strength = tonemap.luminance(linear)
+        white = _white(resample.shrink(strength, *size), ~open_sky, albedo)
+        strength /= resample.shrink(white, *strength.shape)
+        np.log2(np.maximum(strength, 1e-6), out=strength)
+        seed, edge, fade = float(np.log2(SEED)), float(np.log2(EDGE)), 1.0
+    peak = _block_peak(strength, *size)
+    region = regions.connected((peak > seed) & surface, (peak > edge) & surface)
+    gate = (regions.grow(region) & surface).astype(np.float32)
+
+    mask = np.clip((strength - (edge - fade)) / fade, 0.0, 1.0)
+    mask *= resample.shrink(gate, *mask.shape)
+    np.maximum(mask, sky, out=mask)
+    return linear * mask[..., None], mask
+
+
+def _white(light: np.ndarray, surface: np.ndarray, albedo: np.ndarray | None) -> np.ndarray:
+    """Radiance (h, w) of a white diffuse surface at each place, from the radiance around it."""
+    small = (32, 64)
+    rays = frames.directions(*small).reshape(-1, 3)
+    near = np.exp((rays @ rays.T - 1.0) / (1.0 - np.cos(np.radians(_NEAR))))
+    near *= np.repeat(frames.solid_angles(*small), small[1]).astype(np.float32)
+
+    part = surface.astype(np.float32)
+    if not part.any():
+        return np.full(light.shape, np.float32(light.mean() / ALBEDO) + 1e-6)
+    # What is far above three quarters of the surfaces is capped: it may be a lamp.
+    cap = 2.0 * np.quantile(light[surface], 0.75)
+    total = near @ resample.shrink(np.minimum(light, cap) * part, *small).ravel()
+    if albedo is None:
+        reflected = ALBEDO * part
+    else:
+        shade = tonemap.luminance(tonemap.srgb_decode(albedo))
+        reflected = part * np.maximum(resample.shrink(shade, *light.shape), 0.05)
+    share = near @ resample.shrink(reflected, *small).ravel()
+    everywhere = total.sum() / share.sum()
+    local = total / np.maximum(share, 1e-3 * share.max())
+    # A dark corner receives less light, but not so little that a wall beyond it seems to glow.
+    white = np.maximum(local, 0.5 * everywhere) + 1e-6
+    return resample.shrink(white.reshape(small), *light.shape)
+
+
+def _block_peak(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The largest value in each of height x width blocks: a lamp may be smaller than a block."""
+    rows = np.arange(height) * image.shape[0] // height
+    columns = np.arange(width) * image.shape[1] // width
+    return np.maximum.reduceat(np.maximum.reduceat(image, rows, axis=0), columns, axis=1)
