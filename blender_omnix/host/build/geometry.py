@@ -1,0 +1,495 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The place as quads and triangles: depth and normals in, layers of a shell out (plain numpy).
+
+Frame: the capture frame of the panorama, viewpoint at the origin, +X at the image centre, +Z up,
+metres. The panorama is reduced to a grid of *cells*, R rows from the top and 2 R columns; every
+cell that shows a surface becomes one quad (a triangle beside a pole). A cell is addressed by row
+and column, or flat by `row * columns + column`.
+
+A place has three layers:
+
+* the visible surface, its corners welded inside a surface and split at depth jumps;
+* the background, grown behind the near side of every jump, so that a step aside shows what is
+  plausibly there instead of a hole;
+* where it is enclosed, a hull outside of both, which lets no light in except through the cells
+  that show the sky.
+
+Every vertex carries the direction at which it looks its colour up, scaled by its distance: linear
+interpolation over a face is then correct in perspective.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...panorama import frames
+
+# The corners of a cell, counter-clockwise as seen from the viewpoint: top left, bottom left,
+# bottom right, top right. For each the row and column offset of the corner, and which of the four
+# cells around that corner (north-west, north-east, south-east, south-west) this cell is.
+_CORNERS = ((0, 0, 2), (1, 0, 1), (1, 1, 0), (0, 1, 3))
+# The same four cells as offsets from the corner.
+_AROUND = ((-1, -1), (-1, 0), (0, 0), (0, -1))
+_NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1))
+
+# How much of its disparity a plane may gain or lose within a cell. Beyond this the cell is seen
+# so nearly edge-on that its normal says nothing about the next pixel.
+_MAX_TILT = 1.25
+# The background stays within this factor of the depth it grew from.
+_MAX_GROWTH = 2.0
+# Background closer than this behind the visible surface is that surface.
+_BEHIND = 1.02
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Depth and normals of the cells.
+
+    rays, normal: (R, C, 3) unit; depth: (R, C) metres along the ray, 0 = sky.
+    """
+
+    rays: np.ndarray
+    depth: np.ndarray
+    normal: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.depth.shape[0], self.depth.shape[1]
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Faces of one or more layers, facing the viewpoint.
+
+    vertices: (V, 3) float32 metres. lookup: (V, 3) float32, the direction in which a vertex looks
+    its colour up times its distance. quads: (Q, 4), triangles: (T, 3) int32 vertex indices.
+    quad_cells, triangle_cells: (Q,), (T,) the flat cell in which each face looks its colour up.
+    """
+
+    vertices: np.ndarray
+    lookup: np.ndarray
+    quads: np.ndarray
+    triangles: np.ndarray
+    quad_cells: np.ndarray
+    triangle_cells: np.ndarray
+
+
+def is_enclosed(grid: Grid) -> bool:
+    """True for a place with a roof: little sky, and less of it overhead.
+
+    Counted by solid angle: at most a quarter of all directions, and at most a tenth of those more
+    than 45 degrees above the horizon.
+    """
+    weight = frames.solid_angles(*grid.shape)
+    sky = (grid.depth <= 0).mean(axis=1)
+    overhead = np.arange(grid.shape[0]) < grid.shape[0] // 4
+    return bool(
+        np.average(sky, weights=weight) <= 0.25
+        and np.average(sky[overhead], weights=weight[overhead]) <= 0.1
+    )
+
+
+def reduce(depth: np.ndarray, normal: np.ndarray, columns: int) -> Grid:
+    """Maps (H, W), (H, W, 3) as a grid of at most `columns` cells around the horizon.
+
+    Each cell takes the pixel of median depth in its block, carried along that pixel's plane to
+    the centre of the cell: an average would lie half-way between a chair and the wall behind it.
+    """
+    height, width = depth.shape
+    rows = max(1, min(columns // 2, height))
+    columns = 2 * rows
+    taps = max(1, round(height / rows))
+    row = ((np.arange(rows * taps) + 0.5) * height / (rows * taps)).astype(int)
+    column = ((np.arange(columns * taps) + 0.5) * width / (columns * taps)).astype(int)
+    rays = frames.directions(rows, columns)
+    if taps == 1:
+        return Grid(
+            rays,
+            np.ascontiguousarray(depth[row][:, column], np.float32),
+            _unit(normal[row][:, column]),
+        )
+    blocks = depth[row][:, column].reshape(rows, taps, columns, taps).swapaxes(1, 2)
+    blocks = blocks.reshape(rows, columns, taps * taps).astype(np.float32)
+    middle = taps * taps // 2
+    chosen = np.argpartition(blocks, middle, axis=2)[..., middle]
+    pixel_row = row[np.arange(rows)[:, None] * taps + chosen // taps]
+    pixel_column = column[np.arange(columns) * taps + chosen % taps]
+    cell_normal = _unit(normal[pixel_row, pixel_column])
+    pixel_rays = frames.directions(height, width)[pixel_row, pixel_column]
+    median = np.take_along_axis(blocks, chosen[..., None], axis=2)[..., 0]
+    return Grid(rays, median / _tilt(cell_normal, pixel_rays, rays), cell_normal)
+
+
+def joins(grid: Grid, jump: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which neighbouring cells lie on one surface, as two boolean arrays: (R, C) joined with the
+    cell to the right (the last column with the first), (R - 1, C) joined with the cell below.
+
+    Two cells are apart when each lies more than 3 steps off the other's plane and their depths
+    differ by more than 4 steps and by more than `jump`; a step is the angle of one cell. The
+    planes keep a floor whole that runs away at a grazing angle.
+    """
+    points = grid.rays * grid.depth[..., None]
+    step = 2.0 * np.pi / grid.shape[1]
+    here = (grid.depth, points, grid.normal)
+
+    def joined(a: tuple[np.ndarray, ...], b: tuple[np.ndarray, ...]) -> np.ndarray:
+        near = np.minimum(a[0], b[0])
+        offset = b[1] - a[1]
+        off_plane = np.minimum(np.abs(_dot(a[2], offset)), np.abs(_dot(b[2], offset)))
+        apart = (off_plane > 3.0 * step * near) & (
+            np.abs(a[0] - b[0]) > max(4.0 * step, jump) * near
+        )
+        return ~apart & (near > 0)
+
+    right = joined(here, tuple(np.roll(array, -1, axis=1) for array in here))
+    down = joined(tuple(array[:-1] for array in here), tuple(array[1:] for array in here))
+    return right, down
+
+
+def lamp_cells(emission: np.ndarray, grid: Grid) -> np.ndarray:
+    """(R C,) bool: the brightest cells of an emission map (H, W, 3), which together give 99 % of
+    the light that surfaces emit. A cell is as bright as its brightest pixel."""
+    rows, columns = grid.shape
+    brightest = _block_max(emission.max(axis=2), rows, columns)
+    power = brightest * frames.solid_angles(rows, columns)[:, None] * (grid.depth > 0)
+    power = power.ravel()
+    order = np.argsort(-power)
+    lamps = np.zeros(power.size, bool)
+    total = power.sum()
+    if total > 0:
+        lamps[order[: np.searchsorted(np.cumsum(power[order]), 0.99 * total) + 1]] = True
+    return lamps
+
+
+def _block_max(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """The largest value in each cell of a grid; the nearest pixel where cells are smaller."""
+    for axis, count in ((0, rows), (1, columns)):
+        starts = np.arange(count) * values.shape[axis] // count
+        values = np.maximum.reduceat(values, starts, axis=axis)
+    return values
+
+
+def shell(grid: Grid, jump: float, fill: float) -> Shell:
+    """The visible surface, cut as `joins` says, and the background behind its edges.
+
+    `fill`: how far the background reaches behind an edge, as a fraction of the panorama's width.
+    """
+    right, down = joins(grid, jump)
+    surface = _surface(grid, right, down)
+    radius = round(fill * grid.shape[1])
+    if radius == 0:
+        return _shell(*surface, grid.shape)
+    behind = _background(grid, right, down, jump, radius, surface)
+    vertices, lookup, corners, cells, lookup_cells = (
+        np.concatenate(pair) for pair in zip(surface, behind, strict=True)
+    )
+    return _shell(vertices, lookup, corners, cells, lookup_cells, grid.shape)
+
+
+def hull(grid: Grid, vertices: np.ndarray, rows: int = 64) -> Shell:
+    """A coarse convex shell just outside all `vertices`, open where a cell shows the sky.
+
+    Convex, so that a lamp inside the place never lies behind it: it can stop outside light without
+    casting a shadow of its own.
+    """
+    rows = min(rows, grid.shape[0])
+    columns = 2 * rows
+    normals = frames.directions(10, 20).reshape(-1, 3)
+    normals = np.concatenate((normals, np.eye(3), -np.eye(3))).astype(np.float32)
+    support = np.array([(vertices @ normal).max() for normal in normals], np.float32) * 1.02
+
+    is_open = np.zeros((rows, columns), bool)
+    row, column = np.nonzero(grid.depth <= 0)
+    is_open[row * rows // grid.shape[0], column * columns // grid.shape[1]] = True
+    cells = np.flatnonzero(~is_open)
+    welded = np.ones((rows, columns), bool)
+    keys = _corner_keys(welded, welded[1:]).reshape(-1, 4)[cells]
+    used, corners = np.unique(keys, return_inverse=True)
+    rays = _key_rays(used, rows)
+    along = np.maximum(rays @ normals.T, 1e-6)
+    points = rays * (support / along).min(axis=1)[:, None]
+    return _shell(points, points, corners.reshape(-1, 4), cells, cells, (rows, columns))
+
+
+def _surface(grid: Grid, right: np.ndarray, down: np.ndarray) -> tuple[np.ndarray, ...]:
+    """vertices, lookup, corners (N, 4), cells (N,) and look-up cells of the visible surface."""
+    cells = np.flatnonzero(grid.depth > 0)
+    keys = _corner_keys(right, down).reshape(-1, 4)[cells]
+    planes = _planes(grid, cells)
+    used, corners, disparity = _weld(keys, _corner_disparity(grid, cells, planes))
+    vertices = _key_rays(used, grid.shape[0]) / disparity[:, None]
+    return vertices, vertices, corners, cells, cells
+
+
+def _background(
+    grid: Grid,
+    right: np.ndarray,
+    down: np.ndarray,
+    jump: float,
+    radius: int,
+    surface: tuple[np.ndarray, ...],
+) -> tuple[np.ndarray, ...]:
+    """The same five arrays for the background; corners may be vertices of the surface."""
+    rows, columns = grid.shape
+    cells, planes, seeds = _grow(grid, right, down, radius)
+    depth = grid.depth.copy().reshape(-1)
+    normal = grid.normal.copy().reshape(-1, 3)
+    rays = grid.rays.reshape(-1, 3)
+    depth[cells] = 1.0 / _dot(planes, rays[cells])
+    normal[cells] = -_unit(planes)
+    behind = Grid(grid.rays, depth.reshape(rows, columns), normal.reshape(rows, columns, 3))
+
+    all_keys = _corner_keys(*joins(behind, jump)).reshape(-1, 4)
+    filled = np.zeros(rows * columns, bool)
+    filled[cells] = True
+    vertices, _, corners, surface_cells, _ = surface
+    # Where the background runs on into the visible surface it takes over that surface's vertex.
+    owner = np.full(all_keys.max() + 1, -1)
+    visible = ~filled[surface_cells]
+    owner[all_keys[surface_cells[visible]]] = corners[visible]
+
+    keys = all_keys[cells]
+    used, own, disparity = _weld(keys, _corner_disparity(behind, cells, planes))
+    position, lookup_cells = _mirror(grid, cells, planes, seeds)
+    lookup = np.stack(
+        [np.bincount(own.ravel(), weights=position[..., k].ravel()) for k in range(3)], axis=-1
+    )
+    taken = owner[used] >= 0
+    index = np.where(taken, owner[used], len(vertices) + np.cumsum(~taken) - 1)
+    free = ~taken
+    points = _key_rays(used[free], rows) / disparity[free, None]
+    lookup = _unit(lookup[free]) / disparity[free, None]
+    return points, lookup.astype(np.float32), index[own], cells, lookup_cells
+
+
+def _grow(
+    grid: Grid, right: np.ndarray, down: np.ndarray, radius: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Extend far surfaces behind near ones, ring by ring, `radius` times.
+
+    Returns the flat cells reached, for each the plane g (N, 3) with 1 / depth = g . ray, and the
+    visible cell it grew from. Where two surfaces meet the nearer one wins: the inside of a room is
+    what all its walls leave over.
+    """
+    rows, columns = grid.shape
+    rays = grid.rays.reshape(-1, 3)
+    depth = grid.depth.reshape(-1)
+    near, source = _jump_pairs(grid, right, down)
+    plane = _planes(grid, source)
+    seed = source
+    reached = np.zeros(rows * columns, bool)
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for _ in range(radius):
+        disparity = _dot(plane, rays[near])
+        start = 1.0 / depth[seed]
+        disparity = np.clip(disparity, start / _MAX_GROWTH, start * _MAX_GROWTH)
+        hidden = ~reached[near] & (disparity * depth[near] * _BEHIND < 1.0) & (depth[near] > 0)
+        near, plane, seed, disparity = (a[hidden] for a in (near, plane, seed, disparity))
+        order = np.lexsort((-disparity, near))
+        near, first = np.unique(near[order], return_index=True)
+        if not len(near):
+            break
+        chosen = order[first]
+        plane, seed = plane[chosen], seed[chosen]
+        # The plane is bent to the clipped disparity, so that it still describes its own cell.
+        plane = plane * (disparity[chosen] / _dot(plane, rays[near]))[:, None]
+        reached[near] = True
+        found.append((near, plane, seed))
+        row, column = near // columns, near % columns
+        steps = [(row + dr, (column + dc) % columns) for dr, dc in _NEIGHBOURS]
+        inside = np.concatenate([(r >= 0) & (r < rows) for r, _ in steps])
+        near = np.concatenate([r * columns + c for r, c in steps])[inside]
+        plane = np.tile(plane, (4, 1))[inside]
+        seed = np.tile(seed, 4)[inside]
+    if not found:
+        return np.empty(0, int), np.empty((0, 3), np.float32), np.empty(0, int)
+    cells, planes, seeds = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return cells, planes, seeds
+
+
+def _jump_pairs(grid: Grid, right: np.ndarray, down: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Flat cells (near, far) on the two sides of every jump between two surfaces."""
+    cell = np.arange(grid.depth.size).reshape(grid.shape)
+    one = np.concatenate((cell[~right], cell[:-1][~down]))
+    other = np.concatenate((np.roll(cell, -1, axis=1)[~right], cell[1:][~down]))
+    depth = grid.depth.reshape(-1)
+    both = (depth[one] > 0) & (depth[other] > 0)
+    one, other = one[both], other[both]
+    swap = depth[one] > depth[other]
+    return np.where(swap, other, one), np.where(swap, one, other)
+
+
+def _mirror(
+    grid: Grid, cells: np.ndarray, planes: np.ndarray, seeds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where hidden cells look their colour up: unit vectors (N, 4, 3) for their corners, and the
+    flat cell.
+
+    The visible side is mirrored at the edge, which continues its texture; where that lands on
+    something else (more than a tenth off the plane), all corners take the cell at the edge.
+    """
+    rows, columns = grid.shape
+    row, column = cells // columns, cells % columns
+    seed_row, seed_column = seeds // columns, seeds % columns
+    mirror_row = 2 * seed_row - row
+    mirror_column = (2 * seed_column - column) % columns
+    inside = (mirror_row >= 0) & (mirror_row < rows)
+    mirrored = np.where(inside, mirror_row, seed_row) * columns + mirror_column
+    shown = grid.depth.reshape(-1)[mirrored]
+    expected = _dot(planes, grid.rays.reshape(-1, 3)[mirrored])
+    fits = inside & (np.abs(shown * expected - 1.0) < 0.1)
+
+    offsets = np.array([corner[:2] for corner in _CORNERS])
+    at_row = 2 * seed_row[:, None] + 1 - (row[:, None] + offsets[:, 0])
+    at_column = 2 * seed_column[:, None] + 1 - (column[:, None] + offsets[:, 1])
+    at_row = np.where(fits[:, None], at_row, seed_row[:, None] + 0.5)
+    at_column = np.where(fits[:, None], at_column, seed_column[:, None] + 0.5)
+    return _rays_at(at_row, at_column, rows), np.where(fits, mirrored, seeds)
+
+
+def _planes(grid: Grid, cells: np.ndarray) -> np.ndarray:
+    """Plane g (N, 3) of each flat cell, 1 / depth = g . ray for every ray that meets it.
+
+    A cell whose normal is turned away from the viewpoint or edge-on counts as facing it.
+    """
+    rays = grid.rays.reshape(-1, 3)[cells]
+    normal = grid.normal.reshape(-1, 3)[cells]
+    facing = _dot(normal, rays)
+    normal = np.where((facing > -0.05)[:, None], -rays, normal)
+    facing = np.where(facing > -0.05, -1.0, facing)
+    return (normal / (facing * grid.depth.reshape(-1)[cells])[:, None]).astype(np.float32)
+
+
+def _corner_disparity(grid: Grid, cells: np.ndarray, planes: np.ndarray) -> np.ndarray:
+    """(N, 4) the disparity that each cell's plane shows at its corners."""
+    rows, columns = grid.shape
+    centre = 1.0 / grid.depth.reshape(-1)[cells]
+    row, column = cells // columns, cells % columns
+    disparity = np.empty((len(cells), 4), np.float32)
+    for k, (down, right, _) in enumerate(_CORNERS):
+        corner = (row + down) * columns + (column + right) % columns
+        disparity[:, k] = _dot(planes, _corner_rays(rows).reshape(-1, 3)[corner])
+    return np.clip(disparity, centre[:, None] / _MAX_TILT, centre[:, None] * _MAX_TILT)
+
+
+def _weld(keys: np.ndarray, disparity: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The keys in use, (N, 4) indices into them, and the mean disparity of each."""
+    flat = keys.ravel()
+    count = np.bincount(flat)
+    total = np.bincount(flat, weights=disparity.ravel())
+    used = np.flatnonzero(count)
+    index = np.cumsum(count > 0) - 1
+    return used, index[keys], (total[used] / count[used]).astype(np.float32)
+
+
+def _component_labels() -> np.ndarray:
+    """(16, 4): for each pattern of joins around a corner, which of its cells share a vertex.
+
+    Bit k of the pattern joins the corner's cell k with cell k + 1; a cell's label is the first
+    cell it is connected with.
+    """
+    labels = np.empty((16, 4), np.int32)
+    for pattern in range(16):
+        label = list(range(4))
+        for _ in range(3):
+            for k in range(4):
+                if pattern >> k & 1:
+                    other = (k + 1) % 4
+                    label[k] = label[other] = min(label[k], label[other])
+        labels[pattern] = label
+    return labels
+
+
+_LABELS = _component_labels()
+
+
+def _corner_keys(right: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """(R, C, 4) a number for the vertex at each corner of each cell, equal where welded.
+
+    key // 4 is the position in the (R + 1, C) grid of corners.
+    """
+    rows, columns = right.shape
+    west = np.roll(right, 1, axis=1)
+    pattern = np.zeros((rows + 1, columns), np.uint8)
+    for bit, joined in enumerate((west[:-1], down, west[1:], np.roll(down, 1, axis=1))):
+        pattern[1:-1] |= joined.astype(np.uint8) << bit
+    labels = _LABELS[pattern]
+    corner = 4 * np.arange((rows + 1) * columns, dtype=np.int32).reshape(rows + 1, columns)
+    keys = np.empty((rows, columns, 4), np.int32)
+    for k, (row, column, member) in enumerate(_CORNERS):
+        keys[..., k] = np.roll(corner + labels[..., member], -column, axis=1)[row : row + rows]
+    # The corners of a pole row are one point: one vertex for each run of joined cells around it.
+    keys[0, :, 0] = keys[0, :, 3] = 4 * _runs(right[0])
+    keys[-1, :, 1] = keys[-1, :, 2] = 4 * (rows * columns + _runs(right[-1]))
+    return keys
+
+
+def _runs(joined: np.ndarray) -> np.ndarray:
+    """(C,) number of the run that each element of a ring is in; element i joins element i + 1."""
+    run = np.concatenate(([0], np.cumsum(~joined[:-1])))
+    if joined[-1]:
+        run[run == run[-1]] = 0
+    return run
+
+
+def _corner_rays(rows: int) -> np.ndarray:
+    """(R + 1, 2 R, 3) unit vectors of all corners of the grid."""
+    row = np.arange(rows + 1)[:, None]
+    return _rays_at(row, np.arange(2 * rows)[None], rows)
+
+
+def _key_rays(keys: np.ndarray, rows: int) -> np.ndarray:
+    """(N, 3) unit vectors of the corners that keys stand for."""
+    corner = keys // 4
+    return _rays_at(corner // (2 * rows), corner % (2 * rows), rows)
+
+
+def _rays_at(row: np.ndarray, column: np.ndarray, rows: int) -> np.ndarray:
+    """Unit vectors (..., 3) float32 of positions on the grid, in cells from its top left."""
+    elevation = (0.5 - np.asarray(row) / rows) * np.pi
+    azimuth = (0.5 - np.asarray(column) / (2 * rows)) * (2.0 * np.pi)
+    elevation, azimuth = np.broadcast_arrays(elevation, azimuth)
+    flat = np.cos(elevation)
+    rays = np.stack((flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)), axis=-1)
+    return rays.astype(np.float32)
+
+
+def _shell(
+    vertices: np.ndarray,
+    lookup: np.ndarray,
+    corners: np.ndarray,
+    cells: np.ndarray,
+    lookup_cells: np.ndarray,
+    shape: tuple[int, int],
+) -> Shell:
+    """Faces from the corners of cells: beside a pole two corners coincide, which is a triangle."""
+    row = cells // shape[1]
+    top, bottom = row == 0, row == shape[0] - 1
+    rest = ~(top | bottom)
+    triangles = np.concatenate((corners[top][:, [0, 1, 2]], corners[bottom][:, [0, 1, 3]]))
+    return Shell(
+        vertices.astype(np.float32),
+        lookup.astype(np.float32),
+        corners[rest].astype(np.int32),
+        triangles.astype(np.int32),
+        lookup_cells[rest],
+        np.concatenate((lookup_cells[top], lookup_cells[bottom])),
+    )
+
+
+def _tilt(normal: np.ndarray, origin: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Ratio of the disparities that a plane shows along `target` and along `origin`."""
+    here, there = _dot(normal, origin), _dot(normal, target)
+    ratio = there / np.where(here > -1e-3, np.float32(-1e-3), here)
+    return np.clip(ratio, 1.0 / _MAX_TILT, _MAX_TILT)
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.einsum("...k,...k->...", a, b)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    vectors = np.asarray(vectors, np.float32)
+    return vectors / np.maximum(np.sqrt(_dot(vectors, vectors)), 1e-6)[..., None]

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Maps as Blender images: loaded with the colour space each is stored in, read as arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bpy
+import numpy as np
+
+from ... import maps
+from ...errors import OmnixError
+
+
+def load(path: Path | str, name: str, colorspace: str) -> bpy.types.Image:
+    """A new image datablock for a file; one that the user has of the same file is left alone.
+
+    Raises OmnixError, naming the file, when it is missing or no image.
+    """
+    try:
+        image = bpy.data.images.load(str(path), check_existing=False)
+    except RuntimeError:
+        raise OmnixError(f"{path} cannot be read as an image; choose another file.") from None
+    image.name = name
+    image.colorspace_settings.name = colorspace
+    if image.size[0] == 0 or image.size[1] == 0:
+        bpy.data.images.remove(image)
+        raise OmnixError(f"{path} is damaged; extract the panorama again.")
+    return image
+
+
+def load_maps(folder: Path | str, place: str) -> dict[str, bpy.types.Image]:
+    """Every map of a set as an image called `OmniX <place> <map>`.
+
+    Raises OmnixError when the folder is no map set or holds no depth.
+    """
+    maps.read_report(folder)
+    files = maps.map_files(folder)
+    if "depth" not in files:
+        raise OmnixError(
+            f"{folder} has no depth map, which a place is built from; extract it with depth."
+        )
+    loaded: dict[str, bpy.types.Image] = {}
+    try:
+        for name, path in files.items():
+            spec = maps.MAPS[name]
+            loaded[name] = load(path, f"OmniX {place} {spec.label}", spec.colorspace)
+    except OmnixError:
+        for image in loaded.values():
+            bpy.data.images.remove(image)
+        raise
+    return loaded
+
+
+def read(image: bpy.types.Image, channels: int) -> np.ndarray:
+    """The values of an image as stored: (H, W, channels) float32, (H, W) for one; row 0 on top.
+
+    Raises OmnixError, naming the file, when it can no longer be read.
+    """
+    width, height = image.size
+    if width == 0 or height == 0:
+        raise OmnixError(f"{image.filepath} cannot be read; replace the map or extract it again.")
+    pixels = np.empty((height, width, image.channels), np.float32)
+    image.pixels.foreach_get(pixels.ravel())
+    pixels = pixels[::-1]
+    # Blender gives one grey channel as three equal ones.
+    return pixels[..., 0] if channels == 1 else pixels[..., :channels]
+
+
+def read_normal(image: bpy.types.Image, shape: tuple[int, int]) -> np.ndarray:
+    """A normal map as vectors (H, W, 3) in the capture frame, of unit length up to its precision.
+
+    Brought to `shape` by taking the nearest pixels, for a map that the user has replaced.
+    """
+    stored = read(image, 3)
+    if stored.shape[:2] != shape:
+        rows, columns = (
+            ((np.arange(new) + 0.5) * old / new).astype(int)
+            for new, old in zip(shape, stored.shape[:2], strict=True)
+        )
+        stored = stored[np.ix_(rows, columns)]
+    return stored * 2.0 - 1.0

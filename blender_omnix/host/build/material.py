@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The material of a place: maps looked up by direction, lit or unlit.
+
+Each place has two node groups. *Surface* holds the textures and the shading and exposes the
+controls; *Controls* holds the one node of it whose inputs the user sets. The materials only
+contain Controls, so that they share one set of values: a second material exists because Cycles
+decides per material whether faces are sampled as lamps, and half a million walls must not be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import bpy
+
+from ... import maps
+from .mesh import DIRECTION
+
+CONTROLS = "Controls"
+PREVIEW = "Map"
+
+
+@dataclass(frozen=True)
+class _Control:
+    default: float
+    maximum: float
+    description: str
+
+
+_CONTROLS = {
+    "Relit": _Control(
+        0.0, 1.0, "0 shows the panorama's own light, 1 shades the surface under the scene's lights"
+    ),
+    "Strength": _Control(1.0, 100.0, "Strength of the panorama's light, as in the world's nodes"),
+    "Original in Albedo": _Control(
+        0.0, 1.0, "Mixes the picture, with its shadows, into the base colour"
+    ),
+    "Roughness Gain": _Control(1.0, 4.0, "Factor on the roughness map"),
+    "Metallic Gain": _Control(1.0, 4.0, "Factor on the metallic map"),
+    "Normal Strength": _Control(1.0, 2.0, "0 shades with the mesh, 1 with the normal map"),
+    "Emission Strength": _Control(1.0, 100.0, "Factor on lamps and windows when relit"),
+    "Preview": _Control(0.0, 1.0, "1 shows one of the maps without light"),
+}
+
+
+LABELS = tuple(_CONTROLS)
+
+
+def surface_group(
+    name: str, textures: Mapping[str, bpy.types.Image], *, source_gain: float = 1.0
+) -> bpy.types.NodeTree:
+    """The node group that shades a place.
+
+    `textures` are maps by name, and `source`, the panorama whose radiance, times `source_gain`, is
+    the original light. Where a map is missing the Principled BSDF keeps its default.
+    """
+    tree = bpy.data.node_groups.new(name, "ShaderNodeTree")
+    for label, control in _CONTROLS.items():
+        socket = tree.interface.new_socket(label, in_out="INPUT", socket_type="NodeSocketFloat")
+        socket.subtype = "FACTOR" if control.maximum == 1.0 else "NONE"
+        socket.min_value, socket.max_value = 0.0, control.maximum
+        socket.default_value = control.default
+        socket.description = control.description
+    tree.interface.new_socket("Surface", in_out="OUTPUT", socket_type="NodeSocketShader")
+    graph = _Graph(tree)
+    inputs = graph.add("NodeGroupInput").outputs
+
+    attribute = graph.add("ShaderNodeAttribute", attribute_name=DIRECTION)
+    direction = graph.vector("NORMALIZE", attribute.outputs["Vector"])
+    colours = {name: graph.texture(direction, image, name) for name, image in textures.items()}
+
+    principled = graph.add("ShaderNodeBsdfPrincipled", label="Relight")
+    _shade(graph, principled, inputs, colours)
+    original = graph.add("ShaderNodeEmission", label="Original Light")
+    graph.link(colours["source"], original.inputs["Color"])
+    graph.link(graph.math("MULTIPLY", inputs["Strength"], source_gain), original.inputs["Strength"])
+    preview = graph.add("ShaderNodeEmission", name=PREVIEW, label=PREVIEW)
+    graph.link(colours["depth" if "albedo" not in colours else "albedo"], preview.inputs["Color"])
+
+    lit = graph.mix_shader(inputs["Relit"], original.outputs[0], principled.outputs[0])
+    shown = graph.mix_shader(inputs["Preview"], lit, preview.outputs[0])
+    graph.link(shown, graph.add("NodeGroupOutput").inputs["Surface"])
+    graph.arrange()
+    return tree
+
+
+def _shade(graph: _Graph, principled: bpy.types.Node, inputs, colours: Mapping) -> None:
+    """Feed the Principled BSDF from the maps there are."""
+    sockets = principled.inputs
+    # Blender's default is white, which would glow wherever there is no emission map.
+    sockets["Emission Color"].default_value = (0.0, 0.0, 0.0, 1.0)
+    sockets["Emission Strength"].default_value = 1.0
+    if "albedo" in colours:
+        base = graph.mix_colour(
+            inputs["Original in Albedo"], colours["albedo"], colours.get("panorama")
+        )
+        graph.link(base, sockets["Base Color"])
+    for name, label in (("roughness", "Roughness"), ("metallic", "Metallic")):
+        if name in colours:
+            value = graph.math("MULTIPLY", colours[name], inputs[f"{label} Gain"], clamp=True)
+            graph.link(value, sockets[label])
+    if "normal" in colours:
+        graph.link(_normal(graph, colours["normal"], inputs["Normal Strength"]), sockets["Normal"])
+    if "emission" in colours:
+        strength = graph.math("MULTIPLY", inputs["Emission Strength"], inputs["Strength"])
+        graph.link(
+            graph.vector("SCALE", colours["emission"], scale=strength), sockets["Emission Color"]
+        )
+
+
+def _normal(graph: _Graph, stored, strength):
+    """World-space normal from a map in the capture frame.
+
+    The vector goes straight into the shader: a Normal Map node would negate it on back faces.
+    """
+    decoded = graph.vector("MULTIPLY_ADD", stored, (2.0, 2.0, 2.0), (-1.0, -1.0, -1.0))
+    turn = graph.add(
+        "ShaderNodeVectorTransform", vector_type="VECTOR", convert_from="OBJECT", convert_to="WORLD"
+    )
+    graph.link(decoded, turn.inputs["Vector"])
+    mapped = graph.vector("NORMALIZE", turn.outputs["Vector"])
+    facet = graph.add("ShaderNodeNewGeometry").outputs["Normal"]
+    mixed = graph.add("ShaderNodeMix", data_type="VECTOR", clamp_factor=False)
+    # Sockets by index: a Mix node repeats its names for every data type.
+    for index, socket in ((0, strength), (4, facet), (5, mapped)):
+        graph.link(socket, mixed.inputs[index])
+    return graph.vector("NORMALIZE", mixed.outputs[1])
+
+
+def controls_group(name: str, surface: bpy.types.NodeTree) -> bpy.types.NodeTree:
+    """The group around the one node whose inputs are a place's controls."""
+    tree = bpy.data.node_groups.new(name, "ShaderNodeTree")
+    tree.interface.new_socket("Surface", in_out="OUTPUT", socket_type="NodeSocketShader")
+    graph = _Graph(tree)
+    node = graph.add("ShaderNodeGroup", node_tree=surface, name=CONTROLS, label=CONTROLS)
+    graph.link(node.outputs["Surface"], graph.add("NodeGroupOutput").inputs["Surface"])
+    graph.arrange()
+    return tree
+
+
+def material(name: str, group: bpy.types.NodeTree, *, lamp: bool) -> bpy.types.Material:
+    """A material that shows a Controls group; `lamp`: Cycles samples its faces as lamps."""
+    result = bpy.data.materials.new(name)
+    if bpy.app.version < (5, 0):
+        result.use_nodes = True
+    result.node_tree.nodes.clear()
+    graph = _Graph(result.node_tree)
+    node = graph.add("ShaderNodeGroup", node_tree=group)
+    graph.link(node.outputs["Surface"], graph.add("ShaderNodeOutputMaterial").inputs["Surface"])
+    graph.arrange()
+    result.use_backface_culling = True
+    result.cycles.emission_sampling = "FRONT" if lamp else "NONE"
+    return result
+
+
+def control(group: bpy.types.NodeTree, label: str) -> bpy.types.NodeSocket:
+    """One control of a place: the socket whose `default_value` is set or drawn."""
+    return group.nodes[CONTROLS].inputs[label]
+
+
+def show_map(surface: bpy.types.NodeTree, name: str) -> None:
+    """Choose the map that Preview shows; KeyError where the place has none of that name."""
+    texture = surface.nodes[name]
+    surface.links.new(texture.outputs["Color"], surface.nodes[PREVIEW].inputs["Color"])
+
+
+class _Graph:
+    """Adds and links the nodes of one tree."""
+
+    def __init__(self, tree: bpy.types.NodeTree) -> None:
+        self.tree = tree
+
+    def add(self, kind: str, **settings) -> bpy.types.Node:
+        node = self.tree.nodes.new(kind)
+        for key, value in settings.items():
+            setattr(node, key, value)
+        return node
+
+    def link(self, source, target) -> None:
+        self.tree.links.new(source, target)
+
+    def _feed(self, socket, value) -> None:
+        if isinstance(value, bpy.types.NodeSocket):
+            self.link(value, socket)
+        else:
+            socket.default_value = value
+
+    def vector(self, operation: str, *operands, scale=None):
+        node = self.add("ShaderNodeVectorMath", operation=operation)
+        for socket, value in zip(node.inputs, operands, strict=False):
+            self._feed(socket, value)
+        if scale is not None:
+            self._feed(node.inputs["Scale"], scale)
+        return node.outputs["Vector"]
+
+    def math(self, operation: str, a, b, *, clamp: bool = False):
+        node = self.add("ShaderNodeMath", operation=operation, use_clamp=clamp)
+        self._feed(node.inputs[0], a)
+        self._feed(node.inputs[1], b)
+        return node.outputs[0]
+
+    def texture(self, direction, image: bpy.types.Image, name: str):
+        node = self.add("ShaderNodeTexEnvironment", image=image, name=name)
+        node.label = maps.MAPS[name].label if name in maps.MAPS else "Original Light"
+        self.link(direction, node.inputs["Vector"])
+        return node.outputs["Color"]
+
+    def mix_colour(self, factor, a, b):
+        if b is None:
+            return a
+        node = self.add("ShaderNodeMix", data_type="RGBA")
+        for index, socket in ((0, factor), (6, a), (7, b)):
+            self.link(socket, node.inputs[index])
+        return node.outputs[2]
+
+    def mix_shader(self, factor, a, b):
+        node = self.add("ShaderNodeMixShader")
+        for socket, value in zip(node.inputs, (factor, a, b), strict=True):
+            self.link(value, socket)
+        return node.outputs[0]
+
+    def arrange(self) -> None:
+        """Columns from left to right by distance from the output."""
+        depth: dict[bpy.types.Node, int] = {}
+
+        def visit(node: bpy.types.Node, level: int) -> None:
+            depth[node] = max(level, depth.get(node, 0))
+            for socket in node.inputs:
+                for link in socket.links:
+                    visit(link.from_node, level + 1)
+
+        for node in self.tree.nodes:
+            if not any(socket.links for socket in node.outputs):
+                visit(node, 0)
+        rows: dict[int, int] = {}
+        for node, level in depth.items():
+            node.location = (-300 * level, -320 * rows.get(level, 0))
+            rows[level] = rows.get(level, 0) + 1

@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A relightable place from a map set: one collection, built, rebuilt and removed as a whole.
+
+The collection `OmniX <name>` holds an empty at the viewpoint and, parented to it, the surface and
+(where the place is enclosed) a hull. Everything below the empty is in the capture frame of the
+panorama, so moving, turning or scaling the empty moves the place. The scene's world is never
+changed: it shows through wherever the panorama shows the sky.
+
+What was built is recorded in the collection as pointers, so that renaming loses nothing and
+nothing of the user's is ever taken for ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import bpy
+import numpy as np
+from mathutils import Euler, Matrix
+
+from ... import maps
+from ...errors import OmnixError
+from ...panorama import frames, smooth
+from . import geometry, images, material, mesh
+
+# Custom properties of the collection: what it was built from, and the datablocks that are ours.
+_STATE, _BUILT = "omnix", "omnix_built"
+
+ORIGINAL, RELIGHT = "ORIGINAL", "RELIGHT"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be chosen about a place.
+
+    detail: quads around the horizon, at most the width of the maps. jump: least relative step in
+    depth at which the surface is cut. fill: how far the background grows behind an edge, as a
+    fraction of the panorama's width. smooth: rounds of smoothing depth along the normals.
+    enclosed: 'AUTO', 'YES' or 'NO': a closed place gets a hull against outside light. mode:
+    'ORIGINAL' or 'RELIGHT'.
+    """
+
+    detail: int = 1024
+    jump: float = 0.08
+    fill: float = 1 / 16
+    smooth: int = 6
+    enclosed: str = "AUTO"
+    mode: str = RELIGHT
+
+
+def build_place(
+    context: bpy.types.Context,
+    folder: Path | str,
+    *,
+    name: str,
+    rotation: Sequence[float] = (0.0, 0.0, 0.0),
+    strength: float = 1.0,
+    camera_height: float = 1.6,
+    settings: Settings | None = None,
+    source: bpy.types.Image | None = None,
+) -> bpy.types.Collection:
+    """Build the map set in `folder` as a place; an earlier place of that name is replaced.
+
+    `rotation` is the rotation of the world's Mapping node (Euler XYZ in radians, type Point) and
+    `strength` its background's strength: the place lines up with that world as seen. The viewpoint
+    lies `camera_height` metres above z = 0. `source` is the image of the panorama where it is
+    loaded already; else the file that the report names is, or failing that `panorama.png`.
+
+    Raises OmnixError, with the scene unchanged, when the maps cannot be read.
+    """
+    settings = settings or Settings()
+    textures = images.load_maps(folder, name)
+    try:
+        cut = _cut(textures, settings)
+    except OmnixError:
+        _delete(textures.values())
+        raise
+    source, gain, own_source = _radiance(folder, name, textures, source)
+
+    collection = find(name)
+    controls: dict[str, float] = {}
+    if collection is None:
+        collection = bpy.data.collections.new(f"OmniX {name}")
+        context.scene.collection.children.link(collection)
+    else:
+        controls = {label: socket.default_value for label, socket in panel_controls(collection)}
+        _delete(_built(collection).values())
+    for map_name, image in textures.items():
+        image.name = f"OmniX {name} {maps.MAPS[map_name].label}"
+
+    surface = material.surface_group(
+        f"OmniX {name} Surface", {**textures, "source": source}, source_gain=gain
+    )
+    group = material.controls_group(f"OmniX {name}", surface)
+    for label, value in (controls | {"Strength": strength}).items():
+        material.control(group, label).default_value = value
+    built: dict[str, bpy.types.ID] = {
+        **{f"map_{key}": image for key, image in textures.items()},
+        **({"source": source} if own_source else {}),
+        "surface_group": surface,
+        "controls_group": group,
+        "material": material.material(f"OmniX {name}", group, lamp=False),
+        "lamp_material": material.material(f"OmniX {name} Lamps", group, lamp=True),
+        "root": _root(collection, f"OmniX {name}", rotation, camera_height),
+    }
+    collection[_BUILT] = built
+    collection[_STATE] = {"name": name, "folder": str(folder), **asdict(settings)}
+    _place(collection, cut)
+    set_mode(collection, settings.mode)
+    return collection
+
+
+def rebuild(collection: bpy.types.Collection, **changes: Any) -> None:
+    """Cut the place's geometry anew from its images as they are now, with changed `Settings`.
+
+    Raises OmnixError, leaving the place as it is, when an image cannot be read.
+    """
+    settings = replace(settings_of(collection), **changes)
+    built = _built(collection)
+    cut = _cut({name: built[f"map_{name}"] for name in maps_of(collection)}, settings)
+    state = collection[_STATE].to_dict()
+    collection[_STATE] = state | asdict(settings)
+    _place(collection, cut)
+    set_mode(collection, settings.mode)
+
+
+def remove(context: bpy.types.Context, name: str) -> None:
+    """Take away the place called `name`, exactly what was built.
+
+    Objects that the user has put into its collection move to the scene's. Raises OmnixError where
+    there is no such place.
+    """
+    collection = find(name)
+    if collection is None:
+        raise OmnixError(f"There is no place called {name} in this file.")
+    _delete(_built(collection).values())
+    for item in list(collection.objects):
+        if not any(other is not collection for other in item.users_collection):
+            context.scene.collection.objects.link(item)
+    for child in list(collection.children):
+        context.scene.collection.children.link(child)
+    bpy.data.collections.remove(collection)
+
+
+def set_mode(collection: bpy.types.Collection, mode: str) -> None:
+    """Switch between ORIGINAL (the panorama's own light) and RELIGHT (the scene's lights)."""
+    if mode not in (ORIGINAL, RELIGHT):
+        raise ValueError(f"mode is {mode!r}, not {ORIGINAL!r} or {RELIGHT!r}")
+    control(collection, "Relit").default_value = float(mode == RELIGHT)
+    collection[_STATE]["mode"] = mode
+
+
+def places() -> Iterator[bpy.types.Collection]:
+    """The collections in this file that are places."""
+    return (collection for collection in bpy.data.collections if _STATE in collection)
+
+
+def find(name: str) -> bpy.types.Collection | None:
+    """The place called `name`, whatever its collection is called by now."""
+    return next((item for item in places() if item[_STATE]["name"] == name), None)
+
+
+def settings_of(collection: bpy.types.Collection) -> Settings:
+    """The settings a place was last built with."""
+    state = collection[_STATE]
+    return Settings(**{field.name: state[field.name] for field in fields(Settings)})
+
+
+def maps_of(collection: bpy.types.Collection) -> list[str]:
+    """Names of the maps a place has."""
+    return [name for name in maps.MAPS if f"map_{name}" in collection[_BUILT]]
+
+
+def part(collection: bpy.types.Collection, key: str) -> bpy.types.ID | None:
+    """One of the datablocks of a place: 'root', 'surface', 'hull', 'material', 'map_albedo' ...
+
+    None where the place has no such part or the user has deleted it.
+    """
+    return _built(collection).get(key)
+
+
+def control(collection: bpy.types.Collection, label: str) -> bpy.types.NodeSocket:
+    """One of the exposed controls of a place's material, by its label."""
+    return material.control(_built(collection)["controls_group"], label)
+
+
+def panel_controls(
+    collection: bpy.types.Collection,
+) -> list[tuple[str, bpy.types.NodeSocket]]:
+    """All exposed controls of a place's material, label and socket."""
+    return [(label, control(collection, label)) for label in material.LABELS]
+
+
+def viewpoint(collection: bpy.types.Collection) -> Matrix:
+    """The capture frame in the world: 4 x 4, from panorama coordinates to world coordinates."""
+    root = _built(collection)["root"]
+    # matrix_world lags behind until the next evaluation.
+    return root.matrix_basis.copy() if root.parent is None else root.matrix_world.copy()
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Geometry ready to become meshes; lamps (R C,) bool: cells whose faces are lamps."""
+
+    shell: geometry.Shell
+    hull: geometry.Shell | None
+    lamps: np.ndarray
+
+
+def _cut(textures: Mapping[str, bpy.types.Image], settings: Settings) -> _Cut:
+    """Read the maps and cut the geometry; OmnixError when there is nothing to build from."""
+    depth = images.read(textures["depth"], 1)
+    if not (depth > 0).any():
+        raise OmnixError(
+            f"{textures['depth'].filepath} shows sky everywhere, so there is no surface to build."
+        )
+    if "normal" in textures:
+        normal = images.read_normal(textures["normal"], depth.shape)
+    else:
+        normal = -frames.directions(*depth.shape)
+    grid = geometry.reduce(depth, normal, settings.detail)
+    if settings.smooth and "normal" in textures:
+        smoothed = smooth.plane_guided(grid.depth, grid.normal, rounds=settings.smooth)
+        grid = replace(grid, depth=smoothed)
+    shell = geometry.shell(grid, settings.jump, settings.fill)
+    closed = settings.enclosed == "YES" or (
+        settings.enclosed == "AUTO" and geometry.is_enclosed(grid)
+    )
+    lamps = np.zeros(grid.depth.size, bool)
+    if "emission" in textures:
+        lamps = geometry.lamp_cells(images.read(textures["emission"], 3), grid)
+    return _Cut(shell, geometry.hull(grid, shell.vertices) if closed else None, lamps)
+
+
+def _place(collection: bpy.types.Collection, cut: _Cut) -> None:
+    """Put the geometry into the collection's meshes, making or removing objects as needed."""
+    built = _built(collection)
+    label = f"OmniX {collection[_STATE]['name']}"
+    for key, shell, slots in (
+        ("surface", cut.shell, cut.lamps),
+        ("hull", cut.hull, None),
+    ):
+        item = built.get(key)
+        if shell is None:
+            if item is not None:
+                _delete([built.pop(f"{key}_mesh"), built.pop(key)])
+            continue
+        if item is None:
+            data = bpy.data.meshes.new(f"{label} {key.title()}")
+            data.materials.append(built["material"])
+            data.materials.append(built["lamp_material"])
+            item = bpy.data.objects.new(data.name, data)
+            item.parent = built["root"]
+            collection.objects.link(item)
+            built |= {key: item, f"{key}_mesh": data}
+        mesh.fill(item.data, shell, slots)
+    if cut.hull is not None:
+        # It would hide everything from outside; what it does is done by its faces in a render.
+        built["hull"].display_type = "BOUNDS"
+    # Smooth shading normals on coarse faces otherwise darken what a low lamp grazes.
+    built["surface"].shadow_terminator_geometry_offset = 1.0
+    collection[_BUILT] = built
+
+
+def _root(
+    collection: bpy.types.Collection, name: str, rotation: Sequence[float], height: float
+) -> bpy.types.Object:
+    """The empty at the viewpoint, turned as the world is."""
+    root = bpy.data.objects.new(name, None)
+    collection.objects.link(root)
+    root.empty_display_type, root.empty_display_size = "SPHERE", 0.1
+    root.location = (0.0, 0.0, height)
+    # The Mapping node turns the direction that is looked up, so the picture turns the other way.
+    root.rotation_euler = Euler(rotation, "XYZ").to_matrix().inverted().to_euler("XYZ")
+    return root
+
+
+def _radiance(
+    folder: Path | str,
+    name: str,
+    textures: Mapping[str, bpy.types.Image],
+    source: bpy.types.Image | None,
+) -> tuple[bpy.types.Image, float, bool]:
+    """The image of the original light, the factor from its values to radiance, and whether it is
+    a datablock of our own beside the maps."""
+    if source is not None:
+        return source, 1.0, False
+    described = maps.read_report(folder).get("source", {})
+    path = Path(described.get("path", ""))
+    if path.is_file():
+        space = "Linear Rec.709" if described.get("linear", True) else "sRGB"
+        return images.load(path, f"OmniX {name} Source", space), 1.0, True
+    if "panorama" in textures:
+        return textures["panorama"], 2.0 ** -float(described.get("exposure_stops", 0.0)), False
+    raise OmnixError(f"{path} is gone and {folder} has no panorama; extract the panorama again.")
+
+
+def _built(collection: bpy.types.Collection) -> dict[str, bpy.types.ID]:
+    """The datablocks of a place that still exist, by part."""
+    return {key: item for key, item in collection[_BUILT].items() if item is not None}
+
+
+def _delete(datablocks: Iterable[bpy.types.ID]) -> None:
+    bpy.data.batch_remove(list(datablocks))
