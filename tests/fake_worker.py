@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The real worker with one engine swapped in that can be slow, deaf or deadly.
+
+Run as the client runs the real one: `python -m tests.fake_worker RUN_DIR IDLE_SECONDS`.
+`FAKE_PROTOCOL` in the environment makes it claim another protocol version.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+from blender_omnix import engines
+from blender_omnix.errors import Cancelled, OmnixError
+from blender_omnix.worker import server
+from tests.fakes import BoxRoomEngine
+
+LONG = 600.0
+
+
+class FakeEngine(BoxRoomEngine):
+    """A box room engine whose `mode` says what its prediction does first.
+
+    quick: nothing; slow: work that looks up now and then; deaf: work that never does, like a
+    forward pass; killed, crash, exit: the process ends; refuse, defect, memory: an exception.
+    """
+
+    def __init__(self, mode: str = "quick") -> None:
+        super().__init__()
+        self.mode = mode
+        self.loaded = False
+
+    def load(self, progress) -> None:
+        if not self.loaded:
+            super().load(progress)
+            self.loaded = True
+
+    def unload(self) -> None:
+        self.loaded = False
+
+    def predict(self, panorama, maps, progress, cancelled, seed=0):
+        progress("Albedo", 0.0)
+        if self.mode == "slow":
+            self._work(progress, cancelled)
+        elif self.mode == "deaf":
+            time.sleep(LONG)
+        elif self.mode == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.mode == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif self.mode == "exit":
+            sys.stderr.write("ModuleNotFoundError: No module named 'torch'\n")
+            sys.stderr.flush()
+            os._exit(1)
+        elif self.mode == "refuse":
+            raise OmnixError("model.safetensors is missing; install the extension again.")
+        elif self.mode == "defect":
+            raise TypeError("a defect")
+        elif self.mode == "memory":
+            raise MemoryError
+        return super().predict(panorama, maps, progress, cancelled, seed)
+
+    def _work(self, progress, cancelled) -> None:
+        end = time.monotonic() + LONG
+        while time.monotonic() < end:
+            if cancelled():
+                raise Cancelled
+            progress("Albedo", 0.5)
+            time.sleep(0.02)
+
+    def adapters(self):
+        return [{"process": os.getpid(), "loads": self.loads}]
+
+
+def main() -> None:
+    engines.create = lambda name, options=None: FakeEngine(**(options or {}))
+    server.PROTOCOL = int(os.environ.get("FAKE_PROTOCOL", server.PROTOCOL))
+    server.main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()
