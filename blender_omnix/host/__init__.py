@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Everything that lives in Blender."""
+
+from __future__ import annotations
+
+import bpy
+
+from . import job, operators, panels, preferences, properties, report
+
+_CLASSES = (
+    preferences.OMNIX_AP_preferences,
+    properties.OMNIX_PG_scene,
+    *operators.CLASSES,
+    report.OMNIX_OT_show_report,
+    *panels.CLASSES,
+)
+
+
+def register() -> None:
+    for cls in _CLASSES:
+        bpy.utils.register_class(cls)
+    bpy.types.Scene.omnix = bpy.props.PointerProperty(type=properties.OMNIX_PG_scene)
+    job.register()
+
+
+def unregister() -> None:
+    operators.stop_timer()
+    job.unregister()
+    panels.forget_previews()
+    del bpy.types.Scene.omnix
+    for cls in reversed(_CLASSES):
+        bpy.utils.unregister_class(cls)

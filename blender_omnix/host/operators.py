@@ -1,0 +1,419 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The operators: thin, so that a script can do all that a click can."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import bpy
+
+from .. import maps
+from ..errors import OmnixError
+from . import job, preferences, properties, source
+
+
+def default_folder(name: str) -> tuple[Path, list[str]]:
+    """Where the maps of a panorama go unless told otherwise, and a note for an unsaved file."""
+    folder = bpy.path.clean_name(name) or "panorama"
+    if bpy.data.filepath:
+        return Path(bpy.path.abspath("//")) / "omnix" / folder, []
+    root = bpy.utils.extension_path_user(preferences.ADDON, path="maps", create=True)
+    return Path(root) / folder, [
+        "The file is not saved, so its maps are in the extension's own folder; "
+        "save it and use Move Maps Next to .blend."
+    ]
+
+
+class OMNIX_OT_extract_pbr(bpy.types.Operator):
+    """Extract PBR maps from a panorama and build a relightable place from them"""
+
+    bl_idname = "omnix.extract_pbr"
+    bl_label = "Extract PBR from Panorama"
+    # No UNDO: the scene changes later, when the result is applied as a step of its own.
+    bl_options = {"REGISTER"}
+
+    filepath: bpy.props.StringProperty(
+        name="File",
+        description="Equirectangular panorama. Empty takes the one of the scene's world",
+        subtype="FILE_PATH",
+        options={"SKIP_SAVE"},
+    )
+    directory: bpy.props.StringProperty(
+        name="Output",
+        description="Folder of the maps. Empty uses a folder beside the .blend file",
+        subtype="DIR_PATH",
+        options={"SKIP_SAVE"},
+    )
+    engine: properties.engine_property("SKIP_SAVE")
+    maps: properties.maps_property("SKIP_SAVE")
+    size: properties.size_property("SKIP_SAVE")
+    exposure: properties.exposure_property("SKIP_SAVE")
+    camera_height: properties.camera_height_property("SKIP_SAVE")
+    build: properties.build_property("SKIP_SAVE")
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        if job.running() is not None:
+            cls.poll_message_set("An extraction is running")
+            return False
+        return True
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """For scripts: returns when the maps are written and the place is built."""
+        try:
+            panorama = (
+                source.from_file(self.filepath)
+                if self.filepath
+                else source.from_world(context.scene.world)
+            )
+            started = self._start(context, panorama)
+            _wait(started)
+            return conclude(self, context, started)
+        except OmnixError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        """For the window: starts the work as the panel says and returns; a timer sees to the end.
+
+        A modal operator would keep Blender from saving automatically for as long as it runs.
+        """
+        choices = context.scene.omnix
+        for name in ("directory", "engine", "maps", "size", "exposure", "camera_height", "build"):
+            if not self.properties.is_property_set(name):
+                setattr(self, name, getattr(choices, name))
+        try:
+            if self.filepath:
+                panorama = source.from_file(self.filepath)
+            else:
+                panorama = source.from_choices(context.scene)
+            self._start(context, panorama)
+        except OmnixError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        bpy.app.timers.register(_tick, first_interval=job.INTERVAL, persistent=True)
+        return {"FINISHED"}
+
+    def _start(self, context: bpy.types.Context, panorama: source.Source) -> job.Job:
+        folder, notes = default_folder(panorama.name)
+        if self.directory:
+            folder, notes = Path(bpy.path.abspath(self.directory)), []
+        started = job.Job(
+            source=panorama,
+            folder=folder,
+            camera_height=self.camera_height,
+            build=self.build,
+            scene=context.scene.name,
+            notes=[*panorama.notes, *notes],
+        )
+        settings = {
+            "engine": self.engine.lower(),
+            "maps": [name for name in maps.REQUESTABLE if name in self.maps],
+            "size": self.size,
+            "exposure": self.exposure,
+            "camera_height": self.camera_height,
+            "options": _engine_options(context, self.engine),
+        }
+        job.start(context, started, settings)
+        return started
+
+
+def _engine_options(context: bpy.types.Context, engine: str) -> dict[str, str]:
+    if engine != "FLUX":
+        return {}
+    chosen = preferences.get(context)
+    options = {"weights": chosen.flux_weights, "adapters": chosen.flux_adapters}
+    return {key: bpy.path.abspath(value) for key, value in options.items() if value}
+
+
+def _wait(started: job.Job) -> None:
+    """Poll until a job has ended, telling its stages on the terminal. Ctrl-C cancels it."""
+    stage = ""
+    try:
+        while started.state == job.RUNNING:
+            time.sleep(job.INTERVAL)
+            job.advance()
+            if started.stage != stage:
+                stage = started.stage
+                print(f"OmniX: {started.fraction:4.0%} {stage}", flush=True)
+    except KeyboardInterrupt:
+        job.cancel()
+        while started.state == job.RUNNING:
+            time.sleep(job.INTERVAL)
+            job.advance()
+        raise
+
+
+def _tick() -> float | None:
+    """One look at the worker while the window stays free; the interval to the next, or None."""
+    running = job.running()
+    job.advance()
+    _redraw_panels()
+    if job.running() is not None:
+        return job.INTERVAL
+    if running is not None:
+        window = bpy.context.window_manager.windows[0]
+        with bpy.context.temp_override(window=window):
+            bpy.ops.omnix.conclude("INVOKE_DEFAULT")
+    return None
+
+
+def _redraw_panels() -> None:
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type in {"VIEW_3D", "PROPERTIES"}:
+                area.tag_redraw()
+
+
+class OMNIX_OT_conclude(bpy.types.Operator):
+    """Report the end of an extraction and apply its result"""
+
+    bl_idname = "omnix.conclude"
+    bl_label = "Conclude Extraction"
+    bl_options = {"INTERNAL"}
+
+    _timer = None
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        # What an operator called from a timer reports goes to the terminal; one that ends in the
+        # window's own event loop is heard in the status bar.
+        manager = context.window_manager
+        self._timer = manager.event_timer_add(job.INTERVAL, window=context.window)
+        manager.modal_handler_add(self)
+        return {"RUNNING_MODAL"}
+
+    def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        if event.type != "TIMER":
+            return {"PASS_THROUGH"}
+        context.window_manager.event_timer_remove(self._timer)
+        return conclude(self, context, job.last())
+
+
+def conclude(operator: bpy.types.Operator, context: bpy.types.Context, ended: job.Job) -> set[str]:
+    """Apply what a job has made and report how it went, through the operator that asks."""
+    if ended.state == job.FAILED:
+        operator.report({"ERROR"}, ended.message)
+        return {"CANCELLED"}
+    if ended.state == job.CANCELLED:
+        operator.report({"WARNING"}, "The extraction was cancelled; nothing was changed.")
+        return {"CANCELLED"}
+    scene = bpy.data.scenes.get(ended.scene)
+    if scene is None:
+        ended.notes.append(f"The scene is gone; its maps are in {ended.folder}.")
+    else:
+        try:
+            with context.temp_override(scene=scene):
+                _apply(ended)
+        except RuntimeError as error:
+            # What a nested operator reports as an error arrives as this.
+            ended.message = str(error).removeprefix("Error: ").strip()
+            operator.report({"ERROR"}, f"{ended.message} The maps are in {ended.folder}.")
+            return {"CANCELLED"}
+    if ended.notes:
+        operator.report({"WARNING"}, f"Maps are in {ended.folder}. " + " ".join(ended.notes))
+    else:
+        operator.report({"INFO"}, f"Maps are in {ended.folder}")
+    return {"FINISHED"}
+
+
+def _apply(ended: job.Job) -> None:
+    """The result of a job as one undo step."""
+    bpy.ops.omnix.load_maps(
+        "EXEC_DEFAULT",
+        True,
+        directory=str(ended.folder),
+        name=ended.source.name,
+        image=ended.source.image,
+        rotation=ended.source.rotation,
+        strength=ended.source.strength,
+        camera_height=ended.camera_height,
+        build=ended.build,
+    )
+
+
+class OMNIX_OT_load_maps(bpy.types.Operator):
+    """Take a folder of extracted maps and build its place, replacing the earlier one"""
+
+    bl_idname = "omnix.load_maps"
+    bl_label = "Load Maps"
+    bl_options = {"REGISTER", "UNDO"}
+
+    directory: bpy.props.StringProperty(
+        name="Maps", description="Folder of a map set", subtype="DIR_PATH"
+    )
+    name: bpy.props.StringProperty(
+        name="Name",
+        description="Name of the place. Empty takes the folder's",
+        options={"SKIP_SAVE"},
+    )
+    image: bpy.props.StringProperty(
+        name="Panorama",
+        description="Image that holds the panorama. Empty takes the one that the maps came from",
+        options={"SKIP_SAVE"},
+    )
+    rotation: bpy.props.FloatVectorProperty(
+        name="Rotation",
+        description="Rotation of the panorama, as in the Mapping node of a world that shows it",
+        subtype="EULER",
+        options={"SKIP_SAVE"},
+    )
+    strength: bpy.props.FloatProperty(
+        name="Strength",
+        description="Factor on the panorama's light",
+        default=1.0,
+        min=0.0,
+        options={"SKIP_SAVE"},
+    )
+    camera_height: properties.camera_height_property("SKIP_SAVE")
+    build: properties.build_property("SKIP_SAVE")
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        self.camera_height = context.scene.omnix.camera_height
+        context.window_manager.fileselect_add(self)
+        return {"RUNNING_MODAL"}
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        folder = Path(bpy.path.abspath(self.directory))
+        try:
+            maps.read_report(folder)
+            if self.build:
+                # Imports numpy, for which enabling the add-on should not wait.
+                from . import build
+
+                build.build_place(
+                    context,
+                    folder,
+                    name=self.name or folder.name,
+                    rotation=self.rotation,
+                    strength=self.strength,
+                    camera_height=self.camera_height,
+                    source=bpy.data.images.get(self.image),
+                )
+        except OmnixError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        context.scene.omnix.folder = str(folder)
+        return {"FINISHED"}
+
+
+class OMNIX_OT_cancel(bpy.types.Operator):
+    """Stop the running extraction; earlier maps stay as they are"""
+
+    bl_idname = "omnix.cancel"
+    bl_label = "Cancel Extraction"
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        running = job.running()
+        return running is not None and not running.cancelling
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        job.cancel()
+        return {"FINISHED"}
+
+
+class OMNIX_OT_unload_model(bpy.types.Operator):
+    """Give the memory of the worker's model back; the next extraction loads it again"""
+
+    bl_idname = "omnix.unload_model"
+    bl_label = "Unload Model"
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        return job.worker_lives()
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        job.unload()
+        return {"FINISHED"}
+
+
+class OMNIX_OT_open_log(bpy.types.Operator):
+    """Open what the worker and its libraries printed"""
+
+    bl_idname = "omnix.open_log"
+    bl_label = "Open Worker Log"
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        return job.log_path() is not None
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        return bpy.ops.wm.path_open(filepath=str(job.log_path()))
+
+
+class OMNIX_OT_open_folder(bpy.types.Operator):
+    """Open the folder of the maps in the file browser of the system"""
+
+    bl_idname = "omnix.open_folder"
+    bl_label = "Open Maps Folder"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return bool(context.scene.omnix.folder)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        return bpy.ops.wm.path_open(filepath=bpy.path.abspath(context.scene.omnix.folder))
+
+
+class OMNIX_OT_move_maps(bpy.types.Operator):
+    """Move the maps to a folder beside the saved .blend file; images follow"""
+
+    bl_idname = "omnix.move_maps"
+    bl_label = "Move Maps Next to .blend"
+    bl_options = {"REGISTER", "UNDO"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        folder = context.scene.omnix.folder
+        if not bpy.data.filepath:
+            cls.poll_message_set("Save the file first")
+            return False
+        return bool(folder) and Path(bpy.path.abspath(folder)).parent != _beside_blend()
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        choices = context.scene.omnix
+        here = Path(bpy.path.abspath(choices.folder))
+        there = _beside_blend() / here.name
+        try:
+            maps.read_report(here)
+            maps.refuse_unless_writable(there)
+            if there.exists():
+                raise OmnixError(f"{there} exists already; move it away first.")
+            shutil.move(here, there)
+        except OmnixError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        except OSError as error:
+            self.report({"ERROR"}, f"{here} cannot be moved to {there} ({error.strerror}).")
+            return {"CANCELLED"}
+        for image in bpy.data.images:
+            file = Path(bpy.path.abspath(image.filepath, library=image.library))
+            if image.library is None and file.parent == here:
+                image.filepath = bpy.path.relpath(str(there / file.name))
+        choices.folder = bpy.path.relpath(str(there))
+        self.report({"INFO"}, f"Maps are in {there}")
+        return {"FINISHED"}
+
+
+def _beside_blend() -> Path:
+    return Path(bpy.path.abspath("//")) / "omnix"
+
+
+CLASSES = (
+    OMNIX_OT_extract_pbr,
+    OMNIX_OT_conclude,
+    OMNIX_OT_load_maps,
+    OMNIX_OT_cancel,
+    OMNIX_OT_unload_model,
+    OMNIX_OT_open_log,
+    OMNIX_OT_open_folder,
+    OMNIX_OT_move_maps,
+)
+
+
+def stop_timer() -> None:
+    """Stop looking at a worker that is about to be closed."""
+    if bpy.app.timers.is_registered(_tick):
+        bpy.app.timers.unregister(_tick)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The add-on's preferences: which Python the worker runs on, and where weights lie."""
+
+from __future__ import annotations
+
+import bpy
+
+# `bl_ext.<repository>.blender_omnix`, by which Blender knows the extension.
+ADDON = __package__.removesuffix(".blender_omnix.host")
+
+
+class OMNIX_AP_preferences(bpy.types.AddonPreferences):
+    bl_idname = ADDON
+
+    python: bpy.props.StringProperty(
+        name="External Python",
+        description="Python interpreter that runs the worker, such as that of a CUDA environment. "
+        "Empty uses Blender's own with the packages that came with the extension",
+        subtype="FILE_PATH",
+    )
+    idle_seconds: bpy.props.FloatProperty(
+        name="Unload Model After",
+        description="Idle time after which the worker gives the model's memory back",
+        default=600.0,
+        min=1.0,
+        soft_max=7200.0,
+        subtype="TIME_ABSOLUTE",
+        unit="TIME_ABSOLUTE",
+    )
+    flux_weights: bpy.props.StringProperty(
+        name="FLUX Weights",
+        description="Folder of FLUX.1-dev in the layout of Diffusers, for the FLUX engine",
+        subtype="DIR_PATH",
+    )
+    flux_adapters: bpy.props.StringProperty(
+        name="OmniX Adapters",
+        description="Folder of the OmniX adapters, for the FLUX engine",
+        subtype="DIR_PATH",
+    )
+
+    def draw(self, _context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.use_property_split = True
+        layout.prop(self, "python")
+        layout.prop(self, "idle_seconds")
+        layout.prop(self, "flux_weights")
+        layout.prop(self, "flux_adapters")
+
+
+def get(context: bpy.types.Context) -> OMNIX_AP_preferences:
+    """The preferences of this add-on."""
+    return context.preferences.addons[ADDON].preferences

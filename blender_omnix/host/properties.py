@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The choices of the panel, one group on the scene."""
+
+from __future__ import annotations
+
+import bpy
+
+from .. import maps
+
+ENGINES = (
+    ("COMPACT", "Compact", "The embedded network: seconds on the CPU, no download"),
+    ("FLUX", "FLUX", "FLUX.1-dev with the OmniX adapters: needs their weights and a GPU"),
+)
+MAP_ITEMS = tuple(
+    (name, maps.MAPS[name].label, f"Extract the {maps.MAPS[name].label.lower()} map", 1 << index)
+    for index, name in enumerate(maps.REQUESTABLE)
+)
+
+
+# Shared by the panel and the operators, so that all offer the same ranges and defaults. Operators
+# pass SKIP_SAVE: what they were told last time must not win over what the panel says now.
+def engine_property(*options: str) -> object:
+    return bpy.props.EnumProperty(
+        name="Engine",
+        description="What perceives the panorama",
+        items=ENGINES,
+        default="COMPACT",
+        options=set(options),
+    )
+
+
+def maps_property(*options: str) -> object:
+    return bpy.props.EnumProperty(
+        name="Maps",
+        description="Maps to extract",
+        items=MAP_ITEMS,
+        default=set(maps.DEFAULT_MAPS),
+        options={"ENUM_FLAG", *options},
+    )
+
+
+def size_property(*options: str) -> object:
+    return bpy.props.IntProperty(
+        name="Size",
+        description=f"Width of the maps; 0 uses that of the panorama, {maps.MAX_WIDTH} at most",
+        default=0,
+        min=0,
+        max=maps.MAX_WIDTH,
+        subtype="PIXEL",
+        options=set(options),
+    )
+
+
+def exposure_property(*options: str) -> object:
+    return bpy.props.FloatProperty(
+        name="Exposure",
+        description="Stops added to the automatic exposure with which the engine sees the panorama",
+        default=0.0,
+        min=-20.0,
+        max=20.0,
+        soft_min=-4.0,
+        soft_max=4.0,
+        options=set(options),
+    )
+
+
+def camera_height_property(*options: str) -> object:
+    return bpy.props.FloatProperty(
+        name="Camera Height",
+        description="Height of the panorama's viewpoint above the floor, which sets the scale",
+        default=1.6,
+        min=0.01,
+        max=1000.0,
+        soft_max=10.0,
+        unit="LENGTH",
+        options=set(options),
+    )
+
+
+def build_property(*options: str) -> object:
+    return bpy.props.BoolProperty(
+        name="Build Place",
+        description="Build geometry, material and lights from the maps",
+        default=True,
+        options=set(options),
+    )
+
+
+class OMNIX_PG_scene(bpy.types.PropertyGroup):
+    source: bpy.props.EnumProperty(
+        name="Source",
+        description="Where the panorama comes from",
+        items=(
+            ("WORLD", "World", "The environment texture of the scene's world"),
+            ("IMAGE", "Image", "An image of this file"),
+            ("FILE", "File", "An image file"),
+        ),
+    )
+    image: bpy.props.PointerProperty(
+        name="Image",
+        description="Equirectangular panorama, twice as wide as high",
+        type=bpy.types.Image,
+    )
+    filepath: bpy.props.StringProperty(
+        name="File",
+        description="Equirectangular panorama, twice as wide as high",
+        subtype="FILE_PATH",
+    )
+    directory: bpy.props.StringProperty(
+        name="Output",
+        description="Folder of the maps. Empty uses a folder beside the .blend file",
+        subtype="DIR_PATH",
+    )
+    engine: engine_property()
+    maps: maps_property()
+    size: size_property()
+    exposure: exposure_property()
+    camera_height: camera_height_property()
+    build: build_property()
+    folder: bpy.props.StringProperty(
+        name="Maps",
+        description="The map set that was extracted or loaded last",
+        subtype="DIR_PATH",
+    )

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where the panorama comes from: a file for the worker, and how the world turns it."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import bpy
+from mathutils import Euler, Matrix
+
+from ..errors import OmnixError
+
+# What Mapping nodes may do besides turning before it counts as doing it.
+_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Source:
+    """A panorama as the worker and the builder need it.
+
+    `file` is what the worker reads. `name` names the folder and what is built. `image` is the name
+    of the datablock that holds the panorama, '' where it came from a file. `rotation` (Euler XYZ,
+    radians) is what a Mapping node of type Point would say: the turn from the direction seen to
+    the one looked up. `strength` scales the radiance. `scratch` is the folder to remove after the
+    job where `file` was written for it, else None.
+    """
+
+    file: Path
+    name: str
+    image: str = ""
+    rotation: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    strength: float = 1.0
+    notes: tuple[str, ...] = ()
+    scratch: tempfile.TemporaryDirectory | None = None
+
+
+def from_choices(scene: bpy.types.Scene) -> Source:
+    """The panorama that the panel's choices name. Raises OmnixError when there is none."""
+    choices = scene.omnix
+    if choices.source == "WORLD":
+        return from_world(scene.world)
+    if choices.source == "IMAGE":
+        return from_image(choices.image)
+    if not choices.filepath:
+        raise OmnixError("No file is chosen; choose one in the OmniX panel.")
+    return from_file(choices.filepath)
+
+
+def from_file(path: str) -> Source:
+    """The panorama in a file. Whether it can be used is for the worker to say."""
+    file = Path(bpy.path.abspath(path))
+    return Source(file, file.stem)
+
+
+def from_image(image: bpy.types.Image | None) -> Source:
+    """The panorama in an image datablock, on disk, packed, painted or generated.
+
+    Raises OmnixError when it has no pixels or is not one still image.
+    """
+    if image is None:
+        raise OmnixError("No image is chosen; choose one in the OmniX panel.")
+    if image.source in {"TILED", "SEQUENCE", "MOVIE", "VIEWER"}:
+        raise OmnixError(
+            f"The image {image.name} is {_KINDS[image.source]}; choose a single still image."
+        )
+    name = Path(image.name).stem
+    if image.is_dirty or image.source == "GENERATED":
+        return _exported(image, name)
+    if image.packed_file is not None:
+        return _unpacked(image, name)
+    file = Path(bpy.path.abspath(image.filepath, library=image.library))
+    if not image.filepath or not file.is_file():
+        raise OmnixError(
+            f"The image {image.name} is missing: there is no file {file}; "
+            "find it with File > External Data > Find Missing Files."
+        )
+    return Source(file, name, image.name)
+
+
+_KINDS = {
+    "TILED": "a set of UDIM tiles",
+    "SEQUENCE": "an image sequence",
+    "MOVIE": "a movie",
+    "VIEWER": "a render result or viewer",
+}
+
+
+def from_world(world: bpy.types.World | None) -> Source:
+    """The environment texture that the world shows, with its rotation and strength.
+
+    Raises OmnixError when the world shows no image.
+    """
+    advice = "give it an Environment Texture, or choose an image or a file as the source"
+    if world is None:
+        raise OmnixError(f"The scene has no world; {advice}.")
+    path = _path_to_environment(world)
+    if path is None:
+        raise OmnixError(f"The world {world.name} has no environment image; {advice}.")
+    *shaders, node = path
+    if node.projection != "EQUIRECTANGULAR":
+        raise OmnixError(
+            f"The environment texture of the world {world.name} is a mirror ball; "
+            "only equirectangular panoramas can be extracted."
+        )
+    rotation, rotation_notes = _rotation(node)
+    strength, strength_notes = _strength(shaders)
+    found = from_image(node.image)
+    notes = (*found.notes, *rotation_notes, *strength_notes)
+    return replace(found, rotation=rotation, strength=strength, notes=notes)
+
+
+def _path_to_environment(world: bpy.types.World) -> list[bpy.types.Node] | None:
+    """Nodes from the world's output upstream to the first environment texture with an image."""
+    # From 5.0 on a world always uses nodes, and asking warns.
+    if bpy.app.version < (5, 0, 0) and not world.use_nodes:
+        return None
+    tree = world.node_tree
+    output = tree.get_output_node("ALL") or tree.get_output_node("CYCLES")
+    if output is None:
+        return None
+    return next(_paths(output, (), set()), None)
+
+
+def _paths(
+    node: bpy.types.Node, before: tuple[bpy.types.Node, ...], seen: set[bpy.types.Node]
+) -> Iterator[list[bpy.types.Node]]:
+    """Depth-first, inputs in order: every path from `node` to an environment with an image."""
+    if node in seen or node.mute:
+        return
+    seen.add(node)
+    path = (*before, node)
+    if node.bl_idname == "ShaderNodeTexEnvironment" and node.image is not None:
+        yield list(path)
+    if node.bl_idname == "ShaderNodeGroup" and node.node_tree is not None:
+        for inner in node.node_tree.nodes:
+            if inner.bl_idname == "NodeGroupOutput" and inner.is_active_output:
+                yield from _paths(inner, path, seen)
+    for socket in node.inputs:
+        for link in socket.links:
+            yield from _paths(link.from_node, path, seen)
+
+
+def _rotation(node: bpy.types.Node) -> tuple[tuple[float, float, float], list[str]]:
+    """How the nodes before an environment texture turn the direction that is looked up.
+
+    Returns Euler XYZ, and notes that name what is not a rotation and so not followed.
+    """
+    lookup = Matrix.Identity(3)
+    notes = []
+    upstream = _linked(node.inputs["Vector"])
+    while upstream is not None and upstream.bl_idname != "ShaderNodeTexCoord":
+        if upstream.bl_idname not in {"ShaderNodeMapping", "NodeReroute"}:
+            notes.append(
+                f"The world's node {upstream.name} also moves the panorama; "
+                "the place does not follow it."
+            )
+            break
+        if upstream.bl_idname == "ShaderNodeMapping":
+            turn, turn_notes = _mapping(upstream)
+            lookup = lookup @ turn
+            notes += turn_notes
+        upstream = _linked(upstream.inputs[0])
+    return tuple(lookup.to_euler("XYZ")), notes
+
+
+def _mapping(node: bpy.types.Node) -> tuple[Matrix, list[str]]:
+    """The rotation that a Mapping node applies to the lookup, and notes on what else it does."""
+    if node.mute:
+        return Matrix.Identity(3), []
+    notes = []
+    scale = node.inputs["Scale"].default_value
+    location = node.inputs["Location"].default_value
+    moves = node.vector_type in {"POINT", "TEXTURE"} and max(map(abs, location)) > _TOLERANCE
+    if moves or max(abs(s - scale[0]) for s in scale) > _TOLERANCE or scale[0] <= 0:
+        notes.append(
+            f"The world's node {node.name} also shifts or scales the panorama; "
+            "the place follows its rotation alone."
+        )
+    if node.inputs["Rotation"].is_linked:
+        notes.append(
+            f"The rotation of the world's node {node.name} comes from other nodes; "
+            "the place uses the value typed into it."
+        )
+    turn = Euler(node.inputs["Rotation"].default_value, "XYZ").to_matrix()
+    # The type Texture applies the inverse of what is typed.
+    return turn.transposed() if node.vector_type == "TEXTURE" else turn, notes
+
+
+def _linked(socket: bpy.types.NodeSocket) -> bpy.types.Node | None:
+    return socket.links[0].from_node if socket.is_linked else None
+
+
+def _strength(shaders: list[bpy.types.Node]) -> tuple[float, list[str]]:
+    """The strength of the Background node among the nodes downstream of the texture."""
+    for node in shaders:
+        if node.bl_idname == "ShaderNodeBackground":
+            socket = node.inputs["Strength"]
+            if socket.is_linked:
+                return 1.0, ["The strength of the world comes from other nodes; 1 was used."]
+            return socket.default_value, []
+    return 1.0, []
+
+
+def _unpacked(image: bpy.types.Image, name: str) -> Source:
+    """The packed bytes as they are, in a file of the same kind."""
+    suffix = Path(image.filepath).suffix or _SUFFIXES.get(image.file_format, ".png")
+    scratch, file = _scratch(name, suffix)
+    file.write_bytes(image.packed_file.data)
+    return Source(file, name, image.name, scratch=scratch)
+
+
+# Packed images that never had a file of their own.
+_SUFFIXES = {"OPEN_EXR": ".exr", "HDR": ".hdr", "JPEG": ".jpg", "TIFF": ".tif", "WEBP": ".webp"}
+
+
+def _exported(image: bpy.types.Image, name: str) -> Source:
+    """Pixels that exist in Blender alone, written without loss."""
+    scratch, file = _scratch(name, ".exr" if image.is_float else ".png")
+    # A copy, so that the user's image keeps its path, format and unsaved state.
+    copy = image.copy()
+    try:
+        copy.filepath_raw = str(file)
+        copy.file_format = "OPEN_EXR" if image.is_float else "PNG"
+        copy.save()
+    except RuntimeError:
+        raise OmnixError(
+            f"The image {image.name} cannot be written to {file}; save it to a file first."
+        ) from None
+    finally:
+        bpy.data.images.remove(copy)
+    return Source(file, name, image.name, scratch=scratch)
+
+
+def _scratch(name: str, suffix: str) -> tuple[tempfile.TemporaryDirectory, Path]:
+    """A folder for one file that goes when the job's source is dropped."""
+    folder = tempfile.TemporaryDirectory(prefix="omnix-", dir=bpy.app.tempdir or None)
+    return folder, Path(folder.name) / f"{bpy.path.clean_name(name)}{suffix}"
