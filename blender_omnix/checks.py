@@ -19,8 +19,8 @@ A failed check is a warning, not an error. Each compares one number with a thres
 | roughness_luminance   | |rank correlation| of roughness and the input's      | at most 0.97  |
 |                       | luminance                                            |               |
 | metallic_luminance    | the same of metallic                                 | at most 0.97  |
-| NAME_seam             | worse of `seams.seam_error` of one map: the jump     | at most 3     |
-|                       | over u = 0/1 or a pole against the jumps inside      |               |
+| NAME_seam             | `seams.seam_error` of one map over that of the       | at most 4     |
+|                       | input, where that is over 1; the worse of edge, pole |               |
 
 Shares and means are over solid angle, the surface is where depth is not 0. A check is left out
 where it has nothing to look at: its map was not made, no surface lies below or above, or a map is
@@ -45,7 +45,7 @@ _ROWS = 128
 _EVEN = 0.02
 # Less of the sphere than this gives no verdict on floor and ceiling.
 _LEAST_SHARE = 0.01
-_SEAM_LIMIT = 3.0
+_SEAM_LIMIT = 4.0
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 
@@ -290,8 +290,11 @@ def check(maps: Mapping[str, np.ndarray], panorama: np.ndarray) -> list[dict[str
             if value is not None:
                 passed = value <= test.threshold if test.at_most else value >= test.threshold
                 entries.append(_entry(name, value, test.threshold, passed, test.meaning))
+    # An edge of an object, or a flaw of the input, may lie where the picture's edges meet.
+    usual = {where: max(1.0, error) for where, error in seams.seam_error(panorama).items()}
     for name, array in maps.items():
-        value = max(seams.seam_error(np.nan_to_num(array)).values())
+        errors = seams.seam_error(np.nan_to_num(array))
+        value = max(error / usual[where] for where, error in errors.items())
         message = (
             f"The {name} map does not close: it jumps over its left and right edge or over a pole, "
             "which shows as a line in the scene."
