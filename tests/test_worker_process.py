@@ -47,14 +47,14 @@ def settings(mode: str = "quick", names: tuple[str, ...] = ("albedo", "depth")) 
     return {"maps": list(names), "options": {"mode": mode}}
 
 
-def follow(client: WorkerClient, *until: str, job: str | None = None) -> list[dict]:
-    """Events up to the first of a type in `until` (and of `job`)."""
+def follow(client: WorkerClient, *until: str, **fields: str) -> list[dict]:
+    """Events up to the first of a type in `until` with these fields; later ones are dropped."""
     events: list[dict] = []
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         for event in client.poll():
             events.append(event)
-            if event["type"] in until and job in (None, event.get("job")):
+            if event["type"] in until and fields.items() <= event.items():
                 return events
         time.sleep(0.01)
     raise AssertionError(f"no {until} among {events}")
@@ -288,8 +288,7 @@ client.start()
 follow(client, "hello")
 if mode != "idle":
     client.extract("1", file, out, settings(mode))
-    while follow(client, "progress")[-1]["stage"] != "Albedo":
-        pass
+    follow(client, "progress", stage="Albedo")
 print(client.hello["pid"], flush=True)
 time.sleep(600)
 """
