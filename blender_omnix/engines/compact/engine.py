@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The compact engine: a small network whose weights travel with the extension."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from ...adapters import report
+from ...adapters.effect import Effect, effects
+from ...adapters.header import sha256
+from ...adapters.inject import activate, inject
+from ...errors import Cancelled, OmnixError
+from ...panorama import frames, resample
+from ..base import Prediction
+from .network import TASKS, CompactNetwork, adapted_modules
+
+WEIGHTS = Path(__file__).parent / "weights"
+CARD = "card.json"
+BASE = "base.safetensors"
+
+HEIGHT = 128
+_PROBE_HEIGHT = 32
+
+_STAGES = {"albedo": "Albedo", "normal": "Normal", "pbr": "PBR", "depth": "Depth"}
+_TASK_OF = {
+    "albedo": "albedo",
+    "normal": "normal",
+    "roughness": "pbr",
+    "metallic": "pbr",
+    "depth": "depth",
+}
+_GRAZING = 0.02  # least cosine between a normal and the direction to the viewer
+
+
+class CompactEngine:
+    """One encoder pass, then one decoder pass per task with that task's adapter. See `Engine`.
+
+    `weights` is a folder like the one that ships: ``card.json``, ``base.safetensors`` and one
+    ``<task>.safetensors`` adapter per task.
+    """
+
+    name = "compact"
+    makes = frozenset(_TASK_OF)
+
+    def __init__(self, weights: str | Path = WEIGHTS) -> None:
+        self.weights = Path(weights)
+        self.network: CompactNetwork | None = None
+        self._adapters: list[dict[str, Any]] = []
+
+    def load(self, progress: Callable[[str, float], None]) -> None:
+        """Read and verify the weights, inject the adapters and measure what each one does.
+
+        Raises OmnixError naming the file that is missing, altered or does not fit.
+        """
+        if self.network is not None:
+            return
+        progress("Loading Compact", 0.0)
+        verify(self.weights)
+        network = CompactNetwork()
+        base = self.weights / BASE
+        try:
+            network.load_state_dict(load_file(base))
+        except RuntimeError as error:
+            raise OmnixError(f"{base} does not fit this version's network: {error}") from error
+        network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        files = {task: self.weights / f"{task}.safetensors" for task in TASKS}
+        injected = inject(network, files, adapted_modules(network))
+        measured = measure_effects(network)
+        self._adapters = [report.entry(task, injected[task], measured[task]) for task in TASKS]
+        self.network = network
+        progress("Loading Compact", 1.0)
+
+    def unload(self) -> None:
+        """Give the memory back."""
+        self.network = None
+        self._adapters = []
+
+    def adapters(self) -> list[dict[str, Any]]:
+        """The report's `adapters` entries, one per task, once loaded."""
+        return self._adapters
+
+    def predict(
+        self,
+        panorama: np.ndarray,
+        maps: Collection[str],
+        progress: Callable[[str, float], None],
+        cancelled: Callable[[], bool],
+        seed: int = 0,
+    ) -> Prediction:
+        """Maps at 256 x 128. See `Engine.predict`; deterministic, so `seed` changes nothing.
+
+        The sky is always among them, and the normal with every depth.
+        """
+        if self.network is None:
+            raise RuntimeError("load() comes before predict()")
+        tasks = needed_tasks(maps)
+        picture = resample.shrink(panorama, HEIGHT, 2 * HEIGHT).astype(np.float32)
+        result: Prediction = {}
+        with torch.inference_mode():
+            seen = torch.from_numpy(picture.transpose(2, 0, 1).copy())[None]
+            seen = seen.contiguous(memory_format=torch.channels_last)
+            features = None
+            for index, task in enumerate(tasks):
+                if cancelled():
+                    raise Cancelled
+                progress(_STAGES[task], index / len(tasks))
+                if features is None:
+                    features = self.network.encode(seen)
+                activate(self.network, task)
+                result |= finish(self.network.decode(features, task, seen))
+        progress(_STAGES[tasks[-1]], 1.0)
+        return result
+
+
+def needed_tasks(maps: Collection[str]) -> list[str]:
+    """Tasks that yield `maps`; depth always, for its sky, and normals for the scale of depth."""
+    needed = {_TASK_OF[name] for name in maps} | {"depth"}
+    if "depth" in maps:
+        needed.add("normal")
+    return [task for task in TASKS if task in needed]
+
+
+def finish(maps: dict[str, torch.Tensor]) -> Prediction:
+    """What the network says of one panorama, as the arrays that `Prediction` defines."""
+    arrays = {name: value[0].permute(1, 2, 0).numpy() for name, value in maps.items()}
+    result: Prediction = {}
+    for name, array in arrays.items():
+        if name == "albedo":
+            result["albedo"] = np.ascontiguousarray(array)
+        elif name == "normal":
+            result["normal"] = to_world(array)
+        elif name == "log_depth":
+            result["depth"] = np.exp(array[..., 0])
+        else:
+            result[name] = 1.0 / (1.0 + np.exp(-array[..., 0]))
+    return result
+
+
+def to_world(normal: np.ndarray) -> np.ndarray:
+    """Unit normals (H, W, 3) from the gravity frame to Blender's, turned towards the viewer.
+
+    A normal that faces away is bent back to a grazing one, not negated: it is off by the little
+    that it faces away, and not by almost half a turn.
+    """
+    height, width = normal.shape[:2]
+    world = np.einsum("hwji,hwj->hwi", frames.gravity_basis(height, width), normal)
+    rays = frames.directions(height, width)
+    away = np.einsum("hwi,hwi->hw", world, rays)[..., None]
+    world = world - np.maximum(away + _GRAZING, 0.0) * rays
+    return world / np.linalg.norm(world, axis=-1, keepdims=True)
+
+
+def verify(weights: Path) -> None:
+    """Compare every weight file with the card's SHA-256; raises OmnixError naming the file."""
+    card = weights / CARD
+    try:
+        expected = dict(json.loads(card.read_text(encoding="utf-8"))["sha256"])
+    except FileNotFoundError as error:
+        raise OmnixError(f"{card} is missing; install the extension again.") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OmnixError(f"{card} is damaged; install the extension again.") from error
+    for name in [BASE, *(f"{task}.safetensors" for task in TASKS)]:
+        file = weights / name
+        if not file.is_file():
+            raise OmnixError(f"{file} is missing; install the extension again.")
+        if sha256(file) != expected.get(name):
+            raise OmnixError(
+                f"{file} is truncated or altered (its SHA-256 is not the one in {CARD}); "
+                "install the extension again."
+            )
+
+
+def measure_effects(network: CompactNetwork) -> dict[str, Effect]:
+    """What each adapter changes in its own task's head on a fixed probe panorama."""
+    panorama = torch.from_numpy(probe(_PROBE_HEIGHT).transpose(2, 0, 1).copy())[None]
+    tasks = list(TASKS)
+    result = {}
+    with torch.inference_mode():
+        features = network.encode(panorama)
+        for index, task in enumerate(tasks):
+
+            def run(name: str | None, task: str = task) -> torch.Tensor:
+                activate(network, name)
+                return network.heads[task](network.decoder(features))
+
+            other = tasks[(index + 1) % len(tasks)]
+            result[task] = effects(run, [task, other])[task]
+    return result
+
+
+def probe(height: int) -> np.ndarray:
+    """A fixed panorama (H, 2H, 3) with a floor, a ceiling and coloured stripes for walls."""
+    rays = frames.directions(height, 2 * height)
+    stripes = 0.5 + 0.3 * np.sin(rays @ np.array([[5, 3, 2], [2, 7, 4], [9, 1, 6]], np.float32))
+    shade = 0.5 + 0.5 * rays[..., 2:]
+    return np.clip(stripes * (0.4 + 0.6 * shade), 0.0, 1.0).astype(np.float32)

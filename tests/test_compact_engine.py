@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The compact engine: verified weights, real adapters, continuous and deterministic maps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from blender_omnix.adapters.inject import activate
+from blender_omnix.engines.base import Engine
+from blender_omnix.engines.compact.engine import (
+    BASE,
+    CARD,
+    WEIGHTS,
+    CompactEngine,
+    needed_tasks,
+    probe,
+    to_world,
+)
+from blender_omnix.engines.compact.network import TASKS
+from blender_omnix.errors import Cancelled, OmnixError
+from blender_omnix.panorama import frames
+
+ALL = ("albedo", "normal", "roughness", "metallic", "depth")
+
+
+def silent(_stage: str, _fraction: float) -> None:
+    pass
+
+
+def never() -> bool:
+    return False
+
+
+@pytest.fixture(scope="module")
+def engine() -> CompactEngine:
+    torch.set_num_threads(1)
+    engine = CompactEngine()
+    engine.load(silent)
+    return engine
+
+
+@pytest.fixture(scope="module")
+def prediction(engine):
+    return engine.predict(probe(256), ALL, silent, never)
+
+
+@pytest.fixture
+def copied(tmp_path):
+    return shutil.copytree(WEIGHTS, tmp_path / "weights")
+
+
+def test_it_is_an_engine(engine):
+    checked: Engine = engine
+    assert checked.name == "compact"
+    assert checked.makes == set(ALL)
+
+
+def test_maps_have_their_shapes_and_ranges(prediction):
+    assert set(prediction) == {*ALL, "sky"}
+    for name, value in prediction.items():
+        assert value.shape[:2] == (128, 256) and value.dtype == np.float32, name
+        assert np.isfinite(value).all()
+    for name in ("albedo", "roughness", "metallic", "sky"):
+        assert prediction[name].min() >= 0 and prediction[name].max() <= 1
+    assert prediction["depth"].min() > 0
+
+
+def test_normals_are_unit_and_face_the_viewer(prediction):
+    normal = prediction["normal"]
+    np.testing.assert_allclose(np.linalg.norm(normal, axis=-1), 1, atol=1e-5)
+    assert (normal * frames.directions(128, 256)).sum(-1).max() < 0
+
+
+def test_gravity_frame_to_world():
+    up = np.zeros((128, 256, 3), np.float32)
+    up[..., 2] = 1
+    np.testing.assert_allclose(to_world(up)[100], [[0, 0, 1]] * 256, atol=1e-6)
+    facing = np.zeros((128, 256, 3), np.float32)
+    facing[..., 1] = -1
+    # Column 64 looks along +Y (u = 0.25), so a wall there faces -Y.
+    np.testing.assert_allclose(to_world(facing)[64, 64], [0, -1, 0], atol=0.02)
+
+
+def test_the_same_panorama_gives_the_same_maps(engine, prediction):
+    again = engine.predict(probe(256), ALL, silent, never, seed=7)
+    for name in ALL:
+        np.testing.assert_array_equal(again[name], prediction[name])
+
+
+def test_a_turned_panorama_gives_turned_maps(engine, prediction):
+    turned = engine.predict(np.roll(probe(256), 128, 1), ALL, silent, never)
+    for name in ("albedo", "roughness", "metallic", "depth", "sky"):
+        expected = np.roll(prediction[name], 64, 1)
+        np.testing.assert_allclose(turned[name], expected, rtol=1e-3, atol=1e-3)
+    # A quarter turn to the right takes +X to -Y.
+    x, y, z = np.moveaxis(np.roll(prediction["normal"], 64, 1), -1, 0)
+    np.testing.assert_allclose(turned["normal"], np.stack([y, -x, z], -1), atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["albedo", "depth"])
+def test_no_seam_at_the_edges(prediction, name):
+    value = prediction[name].reshape(128, 256, -1)
+    steps = np.abs(np.diff(value, axis=1)).mean()
+    assert np.abs(value[:, 0] - value[:, -1]).mean() < 4 * steps
+
+
+def test_adapters_are_reported_and_proven(engine):
+    entries = engine.adapters()
+    assert [entry["task"] for entry in entries] == list(TASKS)
+    for entry in entries:
+        assert entry["modules_injected"] == entry["modules_expected"] > 0
+        assert entry["tensors_equal"] == entry["tensors"] == 2 * entry["modules_injected"]
+        assert entry["effect_off"] > 1e-3 and entry["effect_swapped"] > 1e-3
+
+
+def test_each_adapter_changes_its_task(engine):
+    network = engine.network
+    panorama = torch.from_numpy(probe(32).transpose(2, 0, 1).copy())[None]
+    with torch.inference_mode():
+        features = network.encode(panorama)
+        for task in TASKS:
+            activate(network, task)
+            on = network.decode(features, task, panorama)
+            activate(network, None)
+            off = network.decode(features, task, panorama)
+            assert any((on[name] - off[name]).abs().max() > 1e-3 for name in on), task
+
+
+def test_only_what_is_needed_runs():
+    assert needed_tasks(["albedo"]) == ["albedo", "depth"]
+    assert needed_tasks(["metallic"]) == ["pbr", "depth"]
+    assert needed_tasks(["depth"]) == ["normal", "depth"]
+    assert needed_tasks(ALL) == list(TASKS)
+
+
+def test_cancel_between_tasks(engine):
+    stages = []
+    with pytest.raises(Cancelled):
+        engine.predict(probe(64), ALL, lambda s, _: stages.append(s), lambda: len(stages) == 2)
+    assert stages == ["Albedo", "Normal"]
+
+
+def test_progress_rises_to_one(engine):
+    seen = []
+    engine.predict(probe(64), ALL, lambda stage, part: seen.append((stage, part)), never)
+    parts = [part for _, part in seen]
+    assert parts == sorted(parts) and parts[-1] == 1
+    assert [stage for stage, _ in seen[:-1]] == ["Albedo", "Normal", "PBR", "Depth"]
+
+
+def test_unload_gives_everything_back():
+    engine = CompactEngine()
+    engine.load(silent)
+    engine.unload()
+    assert engine.network is None and engine.adapters() == []
+    with pytest.raises(RuntimeError):
+        engine.predict(probe(64), ALL, silent, never)
+
+
+@pytest.mark.parametrize("name", [CARD, BASE, "normal.safetensors"])
+def test_a_missing_file_is_named(copied, name):
+    (copied / name).unlink()
+    with pytest.raises(OmnixError, match=f"{name} is missing"):
+        CompactEngine(copied).load(silent)
+
+
+@pytest.mark.parametrize("name", [BASE, "albedo.safetensors"])
+def test_a_truncated_file_is_named(copied, name):
+    data = (copied / name).read_bytes()
+    (copied / name).write_bytes(data[:-100])
+    with pytest.raises(OmnixError, match=f"{name} is truncated or altered"):
+        CompactEngine(copied).load(silent)
+
+
+def test_an_altered_file_is_named(copied):
+    data = bytearray((copied / "depth.safetensors").read_bytes())
+    data[-1] ^= 1
+    (copied / "depth.safetensors").write_bytes(data)
+    with pytest.raises(OmnixError, match=r"depth\.safetensors is truncated or altered"):
+        CompactEngine(copied).load(silent)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"sha256": 3}'])
+def test_a_damaged_card_is_named(copied, text):
+    (copied / CARD).write_text(text)
+    with pytest.raises(OmnixError, match=r"card\.json|base\.safetensors"):
+        CompactEngine(copied).load(silent)
+
+
+def test_swapped_adapter_files_are_refused(copied):
+    (copied / "depth.safetensors").replace(copied / "keep")
+    shutil.copy(copied / "normal.safetensors", copied / "depth.safetensors")
+    with pytest.raises(OmnixError, match=r"depth\.safetensors"):
+        CompactEngine(copied).load(silent)
+
+
+def test_the_shipped_weights_are_small_and_described():
+    total = sum(file.stat().st_size for file in WEIGHTS.iterdir())
+    assert total < 25e6
+    card = json.loads((WEIGHTS / CARD).read_text())
+    assert {"version", "code", "command", "data", "recipe", "samples", "sha256"} <= set(card)

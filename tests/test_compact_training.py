@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Data, augmentation, losses, metrics and a few training steps, on small synthetic scenes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from blender_omnix.panorama import frames
+from training import augment, losses, metrics
+from training.dataset import Scenes, halve, read, relight, sample
+from training.evaluate import box_maps, room_box, truth_of
+from training.train import Recipe, Run, draw, learning_rate, load_average, train
+
+BOX = (-2.0, -3.0, -1.5, 3.0, 2.0, 1.2)
+CAMERA_HEIGHT = 1.5
+HEIGHT = 128
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three empty rooms with one colour per wall, as scene files."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("scenes")
+    (root / "train").mkdir()
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        depth, normal = box_maps(BOX, HEIGHT)
+        wall = (normal @ np.array([1, 2, 3])).astype(int) + 3
+        albedo = rng.integers(20, 230, (7, 3), np.uint8)[wall]
+        linear = (albedo / 255.0) ** 2.2
+        depth[:20, :30] = 0.0
+        np.savez_compressed(
+            root / "train" / f"{seed:06d}.npz",
+            radiance=np.stack([linear, linear / (1 + depth[..., None])]).astype(np.float16),
+            lights=rng.uniform(0.5, 2.0, (4, 2, 3)).astype(np.float32),
+            albedo=albedo,
+            normal=np.round(127 * normal).astype(np.int8),
+            depth=depth.astype(np.float16),
+            pbr=rng.integers(0, 255, (7, 2), np.uint8)[wall],
+            object=wall == 2,
+            meta=json.dumps(
+                {"seed": seed, "kind": "room", "camera_height": CAMERA_HEIGHT, "box": BOX}
+            ),
+        )
+    return root
+
+
+@pytest.fixture(scope="module")
+def scene(folder):
+    return read(folder / "train" / "000000.npz")
+
+
+def as_batch(example):
+    return {name: torch.from_numpy(value)[None] for name, value in example.items()}
+
+
+def perfect(target):
+    """Predictions that equal the target."""
+    predicted = {name: target[name] for name in ("albedo", "normal", "log_depth")}
+    predicted["roughness"] = torch.logit(target["roughness"], 1e-6)
+    predicted["metallic"] = torch.logit(target["metallic"], 1e-6)
+    predicted["sky"] = 20 * (1 - 2 * target["valid"])
+    return predicted
+
+
+def test_normals_of_a_box_in_the_gravity_frame(scene):
+    normal = scene.sizes[HEIGHT].normal.astype(np.float32)
+    # The floor is up everywhere; the wall straight ahead faces the viewer, outward = -1.
+    np.testing.assert_allclose(normal[-1], [[0, 0, 1]] * 2 * HEIGHT, atol=1e-2)
+    np.testing.assert_allclose(normal[HEIGHT // 2, HEIGHT], [0, -1, 0], atol=3e-2)
+
+
+def test_depth_counts_in_camera_heights(scene):
+    truth = scene.sizes[HEIGHT]
+    assert not truth.valid[:20, :30].any()
+    assert np.exp(truth.log_depth[-1]).mean() == pytest.approx(1.0, abs=1e-2)
+
+
+def test_halving_ignores_the_sky(scene):
+    half = halve(scene.sizes[HEIGHT])
+    assert half.valid.shape == (HEIGHT // 2, HEIGHT)
+    assert not half.valid[:10, :15].any() and half.valid[:10, 16:].all()
+    lengths = np.linalg.norm(half.normal.astype(np.float32), axis=-1)
+    np.testing.assert_allclose(lengths[half.valid], 1.0, atol=1e-2)
+    full = scene.sizes[HEIGHT]
+    assert half.log_depth[half.valid].min() >= full.log_depth[full.valid].min() - 1e-3
+
+
+def test_new_files_are_picked_up(folder, tmp_path):
+    (tmp_path / "train").mkdir()
+    scenes = Scenes("train", tmp_path)
+    assert len(scenes) == 0
+    source = folder / "train" / "000001.npz"
+    (tmp_path / "train" / source.name).write_bytes(source.read_bytes())
+    assert scenes.refresh() == 1 and scenes.refresh() == 0
+    assert len(scenes) == 1
+
+
+def test_relighting_is_a_sum_of_components_and_varies(scene):
+    truth = scene.sizes[HEIGHT]
+    pictures = [relight(truth.radiance, scene.lights, np.random.default_rng(s)) for s in range(6)]
+    basis = truth.radiance.astype(np.float32)
+    for picture in pictures:
+        assert picture.min() >= 0 and np.isfinite(picture).all()
+        design = basis[..., 0].reshape(2, -1).T
+        _, residual, *_ = np.linalg.lstsq(design, picture[..., 0].ravel(), rcond=None)
+        assert residual[0] < 1e-6 * (picture[..., 0] ** 2).sum() + 1e-6
+    assert np.std([p.mean() for p in pictures]) > 0.01
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_photographs_are_pictures(scene, seed):
+    linear = scene.sizes[HEIGHT].radiance[0].astype(np.float32) * 50
+    picture = augment.photograph(linear, np.random.default_rng(seed))
+    assert picture.shape == linear.shape and picture.dtype == np.float32
+    assert picture.min() >= 0 and picture.max() <= 1 and picture.std() > 0.02
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_turned_example_is_a_turned_room(seed):
+    """Rolled and mirrored normals agree with those of the turned depth, found independently."""
+    rng = np.random.default_rng(seed)
+    depth, normal = box_maps(BOX, HEIGHT)
+    basis = frames.gravity_basis(HEIGHT, 2 * HEIGHT)
+    gravity = np.einsum("hwij,hwj->hwi", basis, normal)
+    example = {
+        "panorama": np.zeros((HEIGHT, 2 * HEIGHT, 3), np.float32),
+        "normal": gravity,
+        "log_depth": np.log(depth)[..., None],
+    }
+    turned = augment.turn(example, rng)
+    log_depth = torch.from_numpy(turned["log_depth"].transpose(2, 0, 1).copy())[None]
+    found = losses.surface_normals(log_depth)[0].numpy().transpose(1, 2, 0)
+    angle = metrics.angles(found, turned["normal"][1:-1])
+    assert np.median(angle) < 0.5
+    assert np.mean(angle > 5) < 0.1
+
+
+def test_examples_are_reproducible(scene):
+    first, again = (sample(scene, 64, np.random.default_rng(5)) for _ in range(2))
+    for name, value in first.items():
+        assert value.shape[1:] == (64, 128)
+        np.testing.assert_array_equal(value, again[name])
+
+
+def test_the_truth_beats_a_disturbed_truth_in_every_loss(scene):
+    target = as_batch(sample(scene, 64, np.random.default_rng(0)))
+    right = perfect(target)
+    best = losses.total(right, target)
+    generator = torch.Generator().manual_seed(0)
+    wrong = {
+        name: value + 0.3 * torch.randn(value.shape, generator=generator)
+        for name, value in right.items()
+    }
+    wrong["normal"] = torch.nn.functional.normalize(wrong["normal"], dim=1)
+    worse = losses.total(wrong, target)
+    for task in best:
+        assert torch.isfinite(best[task])
+        assert worse[task] > best[task] + 0.05, task
+
+
+def test_aligned_depth_forgives_scale_but_not_shape(scene):
+    target = as_batch(sample(scene, 64, np.random.default_rng(0)))
+    truth = target["log_depth"]
+    scaled = losses.depth(truth + 0.5, target) - losses.depth(truth, target)
+    assert scaled == pytest.approx(0.4 * 0.5, abs=0.01)
+    assert losses.depth(0.5 * truth, target) > losses.depth(truth, target) + 0.2
+
+
+def test_losses_leave_the_sky_out(scene):
+    target = as_batch(sample(scene, 64, np.random.default_rng(0)))
+    right = perfect(target)
+    in_sky = {k: torch.where(target["valid"] > 0, v, v + 0.7) for k, v in right.items()}
+    for task in ("albedo", "normal", "pbr"):
+        changed = losses.total(in_sky, target)[task]
+        assert changed == pytest.approx(float(losses.total(right, target)[task]), abs=1e-5)
+
+
+def test_metrics_of_the_truth_and_of_known_errors(scene):
+    truth = truth_of(scene)
+    exact = metrics.score(truth, truth)
+    assert exact["albedo PSNR"] > 80 and exact["normal mean"] < 1e-3
+    assert exact["depth AbsRel"] < 1e-6 and exact["depth d1"] == 1
+    off = dict(truth)
+    off["albedo"] = truth["albedo"] * 0.5
+    off["depth"] = truth["depth"] * 3
+    off["roughness"] = 1 - truth["roughness"]
+    found = metrics.score(off, truth)
+    assert found["albedo PSNR"] < 20 and found["albedo PSNR, scaled"] > 80
+    assert found["depth AbsRel"] < 1e-6
+    assert found["roughness correlation"] == pytest.approx(-1, abs=1e-3)
+
+
+def test_metal_is_scored_where_there_is_some():
+    weight = np.ones((4, 8))
+    real = np.zeros((4, 8))
+    assert np.isnan(metrics.metal_f1(real, real, weight))
+    real[:2] = 1
+    found = np.zeros((4, 8))
+    found[1:3] = 1
+    assert metrics.metal_f1(found, real, weight) == pytest.approx(0.5)
+
+
+def test_weighted_median_follows_the_weights():
+    assert metrics.median(np.array([1.0, 2.0, 9.0]), np.array([1.0, 1.0, 3.0])) == 9.0
+
+
+def test_the_box_oracle_is_exact_in_an_empty_room(scene):
+    truth = truth_of(scene)
+    scores = metrics.score(room_box(np.zeros((HEIGHT, 2 * HEIGHT, 3), np.float32), scene), truth)
+    assert scores["normal mean"] < 1 and scores["depth AbsRel"] < 0.01
+
+
+def test_training_lowers_the_loss_and_resumes(folder, tmp_path):
+    scenes = Scenes("train", folder)
+    recipe = Recipe(batch=2, warm_up=2, full_size_from=2.0)
+    run = Run.open(tmp_path, 0, recipe)
+    batch = draw(list(scenes.scenes.values()), run, 0.0)
+    before = sum(losses.total(run.model(batch["panorama"]), batch).values())
+    train(run, scenes, minutes=0, steps=6)
+    after = sum(losses.total(run.model(batch["panorama"]), batch).values())
+    assert after < before
+    resumed = Run.open(tmp_path, 0, recipe)
+    assert (resumed.step, resumed.samples) == (6, 12)
+    for a, b in zip(resumed.model.parameters(), run.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    average, state = load_average(tmp_path)
+    assert state["step"] == 6
+    assert all(p.isfinite().all() for p in average.parameters())
+
+
+def test_learning_rate_warms_up_and_cools_down():
+    recipe = Recipe()
+    assert learning_rate(recipe, 0, 0.0) < 0.01 * recipe.learning_rate
+    assert learning_rate(recipe, 10_000, 0.5) == recipe.learning_rate
+    assert learning_rate(recipe, 10_000, 1.0) == pytest.approx(0.0, abs=1e-9)

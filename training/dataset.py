@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The rendered scenes, decoded into memory, and the batches drawn from them.
+
+Every file holds one geometry and one radiance image per light component; a picture of it is a
+weighted sum of the components (light is additive), so each epoch sees each scene under new light.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from blender_omnix.panorama import frames
+
+from . import augment
+
+HEIGHT = 128
+
+
+def data_folder() -> Path:
+    """Where scenes live: ``$OMNIX_DATA``, or a folder in the user's cache."""
+    return Path(os.environ.get("OMNIX_DATA", "~/.cache/blender_omnix/training")).expanduser()
+
+
+@dataclass
+class Truth:
+    """One scene's maps at one size.
+
+    radiance (K, H, W, 3) linear; albedo (H, W, 3) sRGB-encoded; normal (H, W, 3) unit, gravity
+    frame (east, outward, up); log_depth (H, W), natural logarithm of camera heights, 0 where not
+    valid; roughness, metallic (H, W); valid (H, W), False in the sky; object (H, W).
+    """
+
+    radiance: np.ndarray
+    albedo: np.ndarray
+    normal: np.ndarray
+    log_depth: np.ndarray
+    roughness: np.ndarray
+    metallic: np.ndarray
+    valid: np.ndarray
+    object: np.ndarray
+
+
+@dataclass
+class Scene:
+    """A scene file in memory, at full and at half size."""
+
+    name: str
+    lights: np.ndarray
+    meta: dict
+    sizes: dict[int, Truth] = field(repr=False)
+
+
+def read(path: Path) -> Scene:
+    """Reads one scene file. See ``training/README.md`` for the layout."""
+    with np.load(path) as file:
+        meta = json.loads(str(file["meta"]))
+        depth = file["depth"].astype(np.float32)
+        valid = depth > 0
+        normal = file["normal"].astype(np.float32)
+        normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
+        basis = frames.gravity_basis(*depth.shape)
+        full = Truth(
+            radiance=np.nan_to_num(file["radiance"], nan=0.0, posinf=6e4, neginf=0.0),
+            albedo=file["albedo"],
+            normal=np.einsum("hwij,hwj->hwi", basis, normal).astype(np.float16),
+            log_depth=np.log(np.where(valid, depth, 1.0) / meta["camera_height"]) * valid,
+            roughness=file["pbr"][..., 0],
+            metallic=file["pbr"][..., 1],
+            valid=valid,
+            object=file["object"] & valid,
+        )
+        lights = file["lights"].astype(np.float32)
+    height = depth.shape[0]
+    return Scene(path.stem, lights, meta, {height: full, height // 2: halve(full)})
+
+
+def halve(truth: Truth) -> Truth:
+    """The same scene at half the size: means over the valid pixels of each 2 x 2 block."""
+    valid = truth.valid.astype(np.float32)
+    share = _mean2(valid)
+    weight = np.maximum(share, 1e-6)
+
+    def over_valid(values: np.ndarray) -> np.ndarray:
+        extra = (1,) * (values.ndim - 2)
+        blocks = _mean2(values.astype(np.float32) * valid.reshape(valid.shape + extra))
+        return blocks / weight.reshape(weight.shape + extra)
+
+    normal = over_valid(truth.normal)
+    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
+    keep = share >= 0.5
+    return Truth(
+        radiance=np.stack([_mean2(r.astype(np.float32)) for r in truth.radiance]).astype(
+            np.float16
+        ),
+        albedo=np.round(over_valid(truth.albedo)).astype(np.uint8),
+        normal=normal.astype(np.float16),
+        log_depth=over_valid(truth.log_depth) * keep,
+        roughness=np.round(over_valid(truth.roughness)).astype(np.uint8),
+        metallic=np.round(over_valid(truth.metallic)).astype(np.uint8),
+        valid=keep,
+        object=(_mean2(truth.object.astype(np.float32)) >= 0.5) & keep,
+    )
+
+
+def _mean2(values: np.ndarray) -> np.ndarray:
+    height, width = values.shape[:2]
+    return values.reshape(height // 2, 2, width // 2, 2, *values.shape[2:]).mean((1, 3))
+
+
+class Scenes:
+    """The scenes of one split; ``refresh`` picks up files rendered since."""
+
+    def __init__(self, split: str, folder: Path | None = None, limit: int | None = None) -> None:
+        self.folder = (folder or data_folder() / "scenes") / split
+        self.limit = limit
+        self.scenes: dict[str, Scene] = {}
+        self.refresh()
+
+    def refresh(self) -> int:
+        """Reads new files in name order; returns how many there were."""
+        new = [p for p in sorted(self.folder.glob("*.npz")) if p.stem not in self.scenes]
+        if self.limit is not None:
+            new = new[: max(0, self.limit - len(self.scenes))]
+        for path in new:
+            self.scenes[path.stem] = read(path)
+        return len(new)
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def epoch(self, rng: np.random.Generator) -> list[Scene]:
+        """All scenes in a new random order."""
+        scenes = list(self.scenes.values())
+        return [scenes[i] for i in rng.permutation(len(scenes))]
+
+
+def relight(radiance: np.ndarray, lights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A picture (H, W, 3), linear, under a random light.
+
+    Mostly one of the scene's own conditions or a blend of two, with jittered components; at times
+    every component at a random strength, whatever the time of day that makes.
+    """
+    count = radiance.shape[0]
+    if rng.random() < 0.8:
+        first, second = rng.integers(len(lights), size=2)
+        share = rng.random() if rng.random() < 0.3 else 1.0
+        weights = share * lights[first] + (1.0 - share) * lights[second]
+        weights = weights * np.exp(rng.normal(0.0, 0.25, (count, 1)))
+    else:
+        mean = radiance.reshape(count, -1).astype(np.float32).mean(1)
+        strength = np.exp(rng.normal(0.0, 1.2, count)) / np.maximum(mean, 1e-4)
+        strength[rng.random(count) < 0.25] = 0.0
+        strength[mean < 1e-4] = 0.0
+        if not strength.any():
+            strength = np.ones(count)
+        weights = strength[:, None] * np.exp(rng.normal(0.0, 0.15, (count, 3)))
+    return np.einsum("khwc,kc->hwc", radiance.astype(np.float32), weights.astype(np.float32))
+
+
+def under(scene: Scene, light: int, height: int = HEIGHT) -> np.ndarray:
+    """The scene under one of its own conditions, linear (H, W, 3)."""
+    radiance = scene.sizes[height].radiance.astype(np.float32)
+    return np.einsum("khwc,kc->hwc", radiance, scene.lights[light % len(scene.lights)])
+
+
+def sample(scene: Scene, height: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """One training example, (C, H, W) float32 each, relit, photographed, rolled and mirrored."""
+    truth = scene.sizes[height]
+    picture = augment.photograph(relight(truth.radiance, scene.lights, rng), rng)
+    example = {
+        "panorama": picture,
+        "albedo": truth.albedo.astype(np.float32) / 255,
+        "normal": truth.normal.astype(np.float32),
+        "log_depth": truth.log_depth[..., None].astype(np.float32),
+        "roughness": truth.roughness[..., None].astype(np.float32) / 255,
+        "metallic": truth.metallic[..., None].astype(np.float32) / 255,
+        "valid": truth.valid[..., None].astype(np.float32),
+        "object": truth.object[..., None].astype(np.float32),
+    }
+    example = augment.turn(example, rng)
+    return {name: np.ascontiguousarray(v.transpose(2, 0, 1)) for name, v in example.items()}

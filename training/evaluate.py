@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Scores the compact engine on its own held-out scenes, next to what anybody could guess.
+
+    python -m training.evaluate [--scenes DIR] [--out DIR]
+
+Prints a table for rooms and one for outdoors, and what zeroing the adapters costs; writes both as
+``scores.json`` and a contact sheet ``sheet.png``. Test scenes are rendered first where there are
+none. The pictures go through the tone mapping of ``extract`` and the engine as it ships.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from blender_omnix.adapters.inject import activate
+from blender_omnix.engines.base import Prediction
+from blender_omnix.engines.compact.engine import HEIGHT, WEIGHTS, CompactEngine, finish
+from blender_omnix.engines.compact.network import TASKS
+from blender_omnix.panorama import frames, tonemap
+
+from .dataset import Scene, data_folder, read, under
+from .metrics import RISING, mean_scores, score
+
+MAPS = ("albedo", "normal", "roughness", "metallic", "depth")
+LIGHTS = 2  # pictures of each scene
+TEST_SCENES = 60
+
+# The room that the trivial guess sees everywhere, in metres around the camera.
+GUESSED_ROOM = (-2.5, -2.5, -1.6, 2.5, 2.5, 1.1)
+
+# One figure per task, for the ablation.
+TASK_FIGURE = {
+    "albedo": "albedo PSNR",
+    "normal": "normal mean",
+    "pbr": "roughness MAE",
+    "depth": "depth AbsRel",
+}
+
+Predict = Callable[[np.ndarray, Scene], Prediction]
+
+
+def box_maps(box: tuple[float, ...], height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distance (H, W) and normals (H, W, 3) of an axis-aligned box seen from inside it.
+
+    ``box`` is xmin, ymin, zmin, xmax, ymax, zmax relative to the camera, in metres.
+    """
+    rays = frames.directions(height, 2 * height)
+    low, high = np.array(box[:3], np.float32), np.array(box[3:], np.float32)
+    steep = np.where(np.abs(rays) < 1e-6, 1e-6, rays)
+    reach = np.where(steep > 0, high, low) / steep
+    axis = reach.argmin(-1)
+    normal = -np.sign(steep) * (np.arange(3) == axis[..., None])
+    return reach.min(-1), normal.astype(np.float32)
+
+
+def trivial(picture: np.ndarray, scene: Scene) -> Prediction:
+    """The picture as albedo, a fixed room's normals, depth by latitude, medians for the rest."""
+    height = picture.shape[0]
+    _, normal = box_maps(GUESSED_ROOM, height)
+    steepness = np.abs(np.sin(frames.elevations(height)))[:, None]
+    depth = np.broadcast_to(1.6 / np.maximum(steepness, 0.4), picture.shape[:2])
+    return {
+        "albedo": picture,
+        "normal": normal,
+        "depth": depth.astype(np.float32),
+        "roughness": np.full(picture.shape[:2], 0.6, np.float32),
+        "metallic": np.zeros(picture.shape[:2], np.float32),
+    }
+
+
+def room_box(picture: np.ndarray, scene: Scene) -> Prediction:
+    """Oracle: the true bounding box of the room without anything in it; trivial outdoors."""
+    maps = trivial(picture, scene)
+    if scene.meta["box"] is not None:
+        maps["depth"], maps["normal"] = box_maps(scene.meta["box"], picture.shape[0])
+    return maps
+
+
+class Compact:
+    """The engine with its adapters, or with all of them off."""
+
+    def __init__(self, weights: Path, adapted: bool = True) -> None:
+        self.engine = CompactEngine(weights)
+        self.engine.load(lambda _stage, _fraction: None)
+        self.adapted = adapted
+
+    def __call__(self, picture: np.ndarray, scene: Scene) -> Prediction:
+        if self.adapted:
+            return self.engine.predict(picture, MAPS, lambda *_: None, lambda: False)
+        return without_adapters(self.engine, picture)
+
+
+def without_adapters(engine: CompactEngine, picture: np.ndarray) -> Prediction:
+    """What base and heads make of a picture when every adapter is zero."""
+    import torch
+
+    network = engine.network
+    with torch.inference_mode():
+        seen = torch.from_numpy(picture.transpose(2, 0, 1).copy())[None]
+        activate(network, None)
+        features = network.encode(seen)
+        maps: Prediction = {}
+        for task in TASKS:
+            maps |= finish(network.decode(features, task, seen))
+    return maps
+
+
+def truth_of(scene: Scene) -> dict[str, np.ndarray]:
+    """The scene's maps as `metrics.score` takes them."""
+    maps = scene.sizes[HEIGHT]
+    basis = frames.gravity_basis(*maps.valid.shape)
+    return {
+        "albedo": maps.albedo.astype(np.float32) / 255,
+        "normal": np.einsum("hwji,hwj->hwi", basis, maps.normal.astype(np.float32)),
+        "depth": np.exp(maps.log_depth) * scene.meta["camera_height"],
+        "roughness": maps.roughness.astype(np.float32) / 255,
+        "metallic": maps.metallic.astype(np.float32) / 255,
+        "valid": maps.valid,
+        "object": maps.object,
+    }
+
+
+def evaluate(
+    scenes: list[Scene], rows: dict[str, Predict]
+) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """Scores of every picture: {kind: {row: [scores, ...]}}, in the same order for all rows."""
+    result: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for scene in scenes:
+        truth = truth_of(scene)
+        of_kind = result.setdefault(scene.meta["kind"], {name: [] for name in rows})
+        for light in range(LIGHTS):
+            picture, _ = tonemap.expose(under(scene, light))
+            for name, predict in rows.items():
+                of_kind[name].append(score(predict(picture, scene), truth))
+    return result
+
+
+def table(scores: dict[str, list[dict[str, float]]]) -> str:
+    """Markdown: one row per predictor, one column per figure."""
+    lines = ["| | " + " | ".join(RISING) + " |", "| --- |" + " ---: |" * len(RISING)]
+    for row, pictures in scores.items():
+        means = mean_scores(pictures)
+        lines.append(f"| {row} | " + " | ".join(f"{means[name]:.3g}" for name in RISING) + " |")
+    return "\n".join(lines)
+
+
+def rise(
+    scores: dict[str, dict[str, list[dict[str, float]]]], row: str, reference: str
+) -> dict[str, tuple[float, float]]:
+    """How much worse ``row`` is than ``reference`` in each task's figure: mean and its standard
+    error, by bootstrap over scenes (the pictures of one scene stay together)."""
+    rng = np.random.default_rng(0)
+    result = {}
+    for task, figure in TASK_FIGURE.items():
+        sign = -1 if RISING[figure] else 1
+        gaps = [
+            sign * (a[figure] - b[figure])
+            for of_kind in scores.values()
+            for a, b in zip(of_kind[row], of_kind[reference], strict=True)
+        ]
+        by_scene = np.array(gaps).reshape(-1, LIGHTS).mean(1)
+        draws = rng.choice(by_scene, (2000, len(by_scene))).mean(1)
+        result[task] = float(by_scene.mean()), float(draws.std())
+    return result
+
+
+def panel(maps: Prediction, valid: np.ndarray | None) -> list[np.ndarray]:
+    """Albedo, normal, roughness, metallic and depth as sRGB pictures (H, W, 3)."""
+    sky = ~valid if valid is not None else maps["sky"] > 0.5
+    depth = maps["depth"] / max(float(np.quantile(maps["depth"][~sky], 0.9)), 1e-6)
+    grey = [maps["roughness"], maps["metallic"], np.clip(1 / (1 + 2 * depth), 0, 1)]
+    pictures = [maps["albedo"], maps["normal"] / 2 + 0.5]
+    pictures += [np.repeat(g[..., None], 3, -1) for g in grey]
+    return [np.where(sky[..., None], 0.1, p) for p in pictures]
+
+
+def sheet(rows: list[tuple[str, list[np.ndarray]]], file: Path) -> None:
+    """Writes rows of equally large pictures, each with its label, as one image."""
+    height, width = rows[0][1][0].shape[:2]
+    columns = max(len(pictures) for _, pictures in rows)
+    canvas = Image.new("RGB", (columns * width, len(rows) * height))
+    draw = ImageDraw.Draw(canvas)
+    for y, (label, pictures) in enumerate(rows):
+        for x, picture in enumerate(pictures):
+            pixels = np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+            canvas.paste(Image.fromarray(pixels), (x * width, y * height))
+        draw.text((3, y * height + 2), label, fill=(255, 255, 0))
+    canvas.save(file)
+
+
+def contact_sheet(scenes: list[Scene], predict: Predict, file: Path) -> None:
+    """For each scene a row of the truth under a row of what the engine says."""
+    rows = []
+    for scene in scenes:
+        picture, _ = tonemap.expose(under(scene, 0))
+        truth = truth_of(scene)
+        rows.append((f"{scene.name} predicted", [picture, *panel(predict(picture, scene), None)]))
+        rows.append(("truth", [picture, *panel(truth, truth["valid"])]))
+    sheet(rows, file)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--scenes", type=Path, help="folder of scene files; default the test split")
+    parser.add_argument("--out", type=Path, default=Path("evaluation"))
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--previous", type=Path, help="weights to compare with")
+    options = parser.parse_args(arguments)
+    folder = options.scenes or data_folder() / "scenes" / "test"
+    if options.scenes is None and len(list(folder.glob("*.npz"))) < TEST_SCENES:
+        command = ["-m", "training.generate", "--split", "test", "--count", str(TEST_SCENES)]
+        subprocess.run([sys.executable, *command], check=True)
+    scenes = [read(path) for path in sorted(folder.glob("*.npz"))]
+    if not scenes:
+        parser.error(f"no scenes in {folder}")
+
+    rows: dict[str, Predict] = {
+        "compact": Compact(options.weights),
+        "compact, adapters zeroed": Compact(options.weights, adapted=False),
+        "trivial": trivial,
+        "room box (oracle)": room_box,
+    }
+    if options.previous:
+        rows["previous"] = Compact(options.previous)
+    scores = evaluate(scenes, rows)
+    rises = rise(scores, "compact, adapters zeroed", "compact")
+
+    for kind, of_kind in scores.items():
+        print(f"\n{kind}: {len(of_kind['compact']) // LIGHTS} scenes under {LIGHTS} lights\n")
+        print(table(of_kind))
+    print("\nAdapters zeroed, how much worse (standard error over scenes):\n")
+    for task, (gap, error) in rises.items():
+        print(f"- {task}: {TASK_FIGURE[task]} {gap:+.3g} (+- {error:.2g})")
+    options.out.mkdir(parents=True, exist_ok=True)
+    means = {
+        kind: {row: mean_scores(pictures) for row, pictures in of_kind.items()}
+        for kind, of_kind in scores.items()
+    }
+    written = {"scenes": len(scenes), "means": means, "adapters_zeroed": rises}
+    (options.out / "scores.json").write_text(json.dumps(written, indent=2), encoding="utf-8")
+    step = max(1, len(scenes) // 8)
+    contact_sheet(scenes[::step][:8], rows["compact"], options.out / "sheet.png")
+    print(f"\nContact sheet: {options.out / 'sheet.png'}")
+
+
+if __name__ == "__main__":
+    main()

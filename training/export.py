@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Writes the averaged weights of a training run as the files that the compact engine reads.
+
+python -m training.export RUN [--to FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from blender_omnix import __version__
+from blender_omnix.engines.compact.engine import BASE, CARD, WEIGHTS
+from blender_omnix.engines.compact.network import TASKS
+
+from . import lora
+from .train import Model, load_average
+
+PEFT_PREFIX = "base_model.model."
+
+
+def write(model: Model, folder: Path, about: dict) -> None:
+    """Writes base, adapters and card, half precision; the card carries ``about``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {BASE: model.network.state_dict()}
+    for task in TASKS:
+        adapter = lora.tensors(model.adapters[task])
+        files[f"{task}.safetensors"] = {PEFT_PREFIX + k: v for k, v in adapter.items()}
+    digests = {}
+    for name, tensors in files.items():
+        partial = folder / f"{name}.part"
+        data = save({k: v.to(torch.float16).contiguous() for k, v in tensors.items()})
+        partial.write_bytes(data)
+        os.replace(partial, folder / name)
+        digests[name] = hashlib.sha256(data).hexdigest()
+    card = about | {"sha256": digests}
+    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def describe(state: dict) -> dict:
+    """Where weights come from: version, code, data and compute of the run's checkpoint."""
+    last = state["history"][-1] if state["history"] else {}
+    return {
+        "version": __version__,
+        "licence": "GPL-3.0-or-later",
+        "code": _commit(),
+        "command": f"python -m training.train --out RUN --seed {state['seed']}",
+        "data": "scenes rendered by python -m training.generate --split train",
+        "scenes": last.get("scenes"),
+        "steps": state["step"],
+        "samples": state["samples"],
+        "cpu_hours": round(state["cpu_seconds"] / 3600, 2),
+        "recipe": state["recipe"],
+    }
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", type=Path, help="folder of the checkpoint")
+    parser.add_argument("--to", type=Path, default=WEIGHTS)
+    options = parser.parse_args(arguments)
+    model, state = load_average(options.run)
+    write(model, options.to, describe(state))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Trains the compact network and its task adapters, all jointly from the first step.
+
+    python -m training.train --out DIR --minutes 60
+
+Stops after the minutes (of wall time) or steps given, counted over all runs into DIR; running it
+again goes on from the last checkpoint. Scenes rendered meanwhile are picked up as they appear.
+Resolution: half size first, full size mixed in later, since what is learnt at half size does not
+carry over by itself. Learning rate: constant, then a cosine to zero over the last part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from blender_omnix.engines.compact.network import TASKS, CompactNetwork
+
+from . import lora, losses
+from .dataset import HEIGHT, Scene, Scenes, sample
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a run; saved with the checkpoint and named in the weights' card."""
+
+    batch: int = 8  # at half size; a quarter of it at full size
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.02
+    warm_up: int = 200  # steps
+    cool_down: float = 0.35  # fraction of the run, at its end
+    full_size_from: float = 0.4  # fraction of the run after which full size is mixed in
+    full_size_share: float = 0.6  # of the steps from there on; all steps cost about the same
+    average: float = 0.998  # decay of the moving average of the weights
+
+
+class Model(nn.Module):
+    """The network and its adapters, with the adapters merged into the decoder's weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = CompactNetwork()
+        self.adapters = nn.ModuleDict({task: lora.create(self.network) for task in TASKS})
+
+    def forward(self, panorama: Tensor, adapted: bool = True) -> dict[str, Tensor]:
+        """All maps of all tasks; ``adapted=False`` leaves the adapters out (ablation)."""
+        network = self.network
+        features = network.encode(panorama)
+        plain = None if adapted else network.decoder(features)
+        maps: dict[str, Tensor] = {}
+        for task in TASKS:
+            if plain is None:
+                merged = lora.merge(network, self.adapters[task])
+                hidden = functional_call(network.decoder, merged, (features,))
+            else:
+                hidden = plain
+            maps |= network.interpret(hidden, task, panorama)
+        return maps
+
+
+@dataclass
+class Run:
+    """All state of a training run."""
+
+    folder: Path
+    seed: int
+    recipe: Recipe
+    model: Model
+    average: Model
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    history: list[dict] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, folder: Path, seed: int, recipe: Recipe) -> Run:
+        """Goes on from the folder's checkpoint, or starts anew."""
+        torch.manual_seed(seed)
+        model = Model().to(memory_format=torch.channels_last)
+        average = Model().to(memory_format=torch.channels_last).requires_grad_(False)
+        average.load_state_dict(model.state_dict())
+        decayed = [p for p in model.parameters() if p.ndim > 1]
+        plain = [p for p in model.parameters() if p.ndim <= 1]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": recipe.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.98),
+        )
+        run = cls(folder, seed, recipe, model, average, optimizer)
+        if (folder / "checkpoint.pt").exists():
+            state = torch.load(folder / "checkpoint.pt", weights_only=True)
+            model.load_state_dict(state["model"])
+            average.load_state_dict(state["average"])
+            optimizer.load_state_dict(state["optimizer"])
+            for name in ("seed", "step", "samples", "seconds", "cpu_seconds", "history"):
+                setattr(run, name, state[name])
+        return run
+
+    def save(self) -> None:
+        """Writes the checkpoint, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "recipe": asdict(self.recipe),
+        }
+        for name in ("seed", "step", "samples", "seconds", "cpu_seconds", "history"):
+            state[name] = getattr(self, name)
+        partial = self.folder / "checkpoint.part"
+        torch.save(state, partial)
+        os.replace(partial, self.folder / "checkpoint.pt")
+
+
+def load_average(folder: Path) -> tuple[Model, dict]:
+    """The averaged model of a run and the rest of its checkpoint."""
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    model = Model()
+    model.load_state_dict(state["average"])
+    return model.to(memory_format=torch.channels_last).eval(), state
+
+
+def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
+    """The learning rate at a step that is the fraction `progress` through the run."""
+    rate = recipe.learning_rate * min(1.0, (step + 1) / recipe.warm_up)
+    cooling = (progress - (1.0 - recipe.cool_down)) / recipe.cool_down
+    return rate * 0.5 * (1.0 + math.cos(math.pi * min(max(cooling, 0.0), 1.0)))
+
+
+def draw(scenes: list[Scene], run: Run, progress: float) -> dict[str, Tensor]:
+    """The batch of a step; depends on the seed, the step and the scenes alone."""
+    rng = np.random.default_rng([run.seed, run.step])
+    recipe = run.recipe
+    full = progress >= recipe.full_size_from and rng.random() < recipe.full_size_share
+    height = HEIGHT if full else HEIGHT // 2
+    count = max(1, recipe.batch // 4) if full else recipe.batch
+    chosen = rng.choice(len(scenes), count, replace=count > len(scenes))
+    examples = [sample(scenes[i], height, rng) for i in chosen]
+    return {
+        name: torch.from_numpy(np.stack([e[name] for e in examples])).contiguous(
+            memory_format=torch.channels_last
+        )
+        for name in examples[0]
+    }
+
+
+def train_step(run: Run, batch: dict[str, Tensor], progress: float) -> dict[str, float]:
+    """One optimiser step; returns the loss of each task."""
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(run.recipe, run.step, progress)
+    run.optimizer.zero_grad(set_to_none=True)
+    parts = losses.total(run.model(batch["panorama"]), batch)
+    torch.stack(list(parts.values())).sum().backward()
+    nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+    run.optimizer.step()
+    run.step += 1
+    run.samples += len(batch["panorama"])
+    decay = min(run.recipe.average, run.step / (run.step + 10))
+    with torch.no_grad():
+        torch._foreach_lerp_(
+            list(run.average.parameters()), list(run.model.parameters()), 1.0 - decay
+        )
+    return {name: float(value.detach()) for name, value in parts.items()}
+
+
+def train(run: Run, scenes: Scenes, *, minutes: float, steps: int) -> None:
+    """Trains until the minutes or steps are spent (0 = no limit); logs and saves on the way."""
+    started, cpu_started = time.monotonic(), time.process_time()
+    before, cpu_before = run.seconds, run.cpu_seconds
+    saved = looked = started
+    running: dict[str, float] = {}
+    while True:
+        now = time.monotonic()
+        run.seconds = before + now - started
+        run.cpu_seconds = cpu_before + time.process_time() - cpu_started
+        spent = run.seconds / (60 * minutes) if minutes else 0.0
+        progress = max(spent, run.step / steps if steps else 0.0)
+        if progress >= 1.0:
+            break
+        if now - looked > 60:
+            scenes.refresh()
+            looked = now
+        batch = draw(list(scenes.scenes.values()), run, progress)
+        for name, value in train_step(run, batch, progress).items():
+            running[name] = value + 0.99 * (running.get(name, value) - value)
+        if run.step % 100 == 0:
+            entry = {
+                "step": run.step,
+                "samples": run.samples,
+                "scenes": len(scenes),
+                "seconds": round(run.seconds, 1),
+                "cpu_seconds": round(run.cpu_seconds, 1),
+                **{name: round(value, 4) for name, value in running.items()},
+            }
+            run.history.append(entry)
+            print(json.dumps(entry), flush=True)
+        if now - saved > 120:
+            run.save()
+            saved = time.monotonic()
+    run.save()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=0.0, help="wall time over all runs")
+    parser.add_argument("--steps", type=int, default=0, help="optimiser steps over all runs")
+    parser.add_argument("--scenes", type=Path, help="folder that holds train/; default OMNIX_DATA")
+    parser.add_argument("--limit", type=int, help="use only the first so many scenes")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    if not (options.minutes or options.steps):
+        parser.error("give --minutes or --steps")
+    torch.set_num_threads(options.threads)
+    scenes = Scenes("train", options.scenes, options.limit)
+    if not len(scenes):
+        parser.error(f"no scenes in {scenes.folder}; render some with python -m training.generate")
+    run = Run.open(options.out, options.seed, Recipe())
+    train(run, scenes, minutes=options.minutes, steps=options.steps)
+
+
+if __name__ == "__main__":
+    main()
