@@ -9,10 +9,13 @@ Without torch, in milliseconds:
 In a model (torch, PEFT):
     inject.inject(model, {name: file}, expected) -> {name: Injected}    refuses or proves
     inject.activate(model, name | None); inject.remove(model, names)
-    inject.create(model, {name: rank}, expected), inject.save(model, name, file)    for training
     routing.routing(model, [name of element 0, ...])    context: element i through adapter i alone
     effect.effects(run, names) -> {name: Effect(off, swapped)}    run(name | None) -> output tensor
+    effect.require(effects) raises OmnixError for an adapter without an effect of its own
     report.entry(task, injected, effect) -> entry of report.json's `adapters`
+
+A folder of adapters may hold the network they were made for, `base.safetensors`, whose metadata
+entry `adapted_modules` is a JSON list of the modules they fill; `adapters check` then goes by that.
 
 Every refusal is an OmnixError that names the file and the tensors; the base is never written to.
 """

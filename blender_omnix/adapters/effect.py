@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -20,31 +20,39 @@ class Effect:
     off: float
     swapped: float | None
 
+    def complaint(self) -> str | None:
+        """What the numbers say is wrong with the adapter, if anything."""
+        if not math.isfinite(self.off) or (self.swapped and not math.isfinite(self.swapped)):
+            return "makes the model's output NaN or infinite"
+        if self.off == 0:
+            return "changes nothing in the model's output"
+        if self.swapped == 0:
+            return "does exactly what another adapter does; one may be a copy of the other"
+        return None
+
 
 def effects(run: Callable[[str | None], Tensor], names: Sequence[str]) -> dict[str, Effect]:
     """Measure each adapter of `names` by a probe.
 
     `run(name)` returns the model's output on a fixed input with that adapter alone, `run(None)`
     with none. An adapter is swapped for the next in `names`, the last for the first.
-    Raises OmnixError for an adapter that changes nothing, does what another does, or breaks the
-    output.
     """
     outputs = {name: run(name) for name in (None, *names)}
     result = {}
     for i, name in enumerate(names):
         other = names[(i + 1) % len(names)]
-        off = difference(outputs[None], outputs[name])
-        swapped = difference(outputs[other], outputs[name]) if other != name else None
-        if not math.isfinite(off):
-            raise OmnixError(f"The adapter {name} makes the model's output NaN or infinite.")
-        if off == 0:
-            raise OmnixError(f"The adapter {name} changes nothing in the model's output.")
-        if swapped == 0:
-            raise OmnixError(
-                f"The adapters {name} and {other} do the same; one may be a copy of the other."
-            )
-        result[name] = Effect(off, swapped)
+        result[name] = Effect(
+            off=difference(outputs[None], outputs[name]),
+            swapped=difference(outputs[other], outputs[name]) if other != name else None,
+        )
     return result
+
+
+def require(measured: Mapping[str, Effect]) -> None:
+    """Raise OmnixError for the first adapter without an effect of its own."""
+    for name, effect in measured.items():
+        if complaint := effect.complaint():
+            raise OmnixError(f"The adapter {name} {complaint}; download it again.")
 
 
 def difference(output: Tensor, reference: Tensor) -> float:

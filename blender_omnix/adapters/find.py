@@ -16,6 +16,8 @@ from ..errors import OmnixError
 from .header import PICKLE_SUFFIXES
 
 PUBLISHED_NAME = "pytorch_lora_weights.safetensors"
+# A network beside the adapters made for it.
+BASE_NAME = "base.safetensors"
 
 # Adapters of each OmniX task in batch order, the target last (arXiv 2510.26800, published files).
 TASKS = {
@@ -101,7 +103,7 @@ def _lone(file: Path) -> Found:
 
 def _below(root: Path) -> Iterator[Found]:
     for file in sorted(root.iterdir()):
-        if file.suffix == ".safetensors" and file.name != PUBLISHED_NAME:
+        if file.suffix == ".safetensors" and file.name not in (PUBLISHED_NAME, BASE_NAME):
             yield Found(*_split(file.stem), file)
     # The root itself, or one task's or adapter's folder in its place.
     for pattern in ("", "*/", "*/*/"):

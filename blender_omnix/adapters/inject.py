@@ -13,14 +13,12 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import OmnixError
@@ -60,7 +58,7 @@ def inject(
     Raises OmnixError, with the model as it was, where anything is unaccounted for.
     """
     if expected is None:
-        expected = flux_modules(dict(model.config))  # type: ignore[arg-type]
+        expected = flux_modules(dict(model.config))
     shapes = module_shapes(model, expected)
     for name in files:
         if "." in name or name == "__base__" or name in adapter_names(model):
@@ -87,39 +85,6 @@ def inject(
         raise
     activate(model, next(iter(files)))
     return injected
-
-
-def create(model: nn.Module, ranks: Mapping[str, int], expected: Collection[str]) -> None:
-    """Add untrained adapters, {adapter name: rank}: lora_A random, lora_B zero.
-
-    Raises OmnixError where a module cannot carry one. Afterwards the first is active.
-    """
-    module_shapes(model, expected)
-    for name, rank in ranks.items():
-        _inject(model, LoraConfig(r=rank, lora_alpha=rank, target_modules=_exactly(expected)), name)
-    activate(model, next(iter(ranks)))
-
-
-def save(
-    model: nn.Module,
-    name: str,
-    file: str | Path,
-    *,
-    prefix: str = "",
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Write adapter `name` to a file; its keys are `<prefix><module>.lora_A.weight`, as PEFT's."""
-    layers = lora_layers(model)
-    require_everywhere(layers, [name])
-    tensors = {}
-    for path, layer in layers.items():
-        if layer.scaling[name] != 1:
-            raise ValueError(f"{path}: a scale of {layer.scaling[name]} has no place in the file")
-        for role, weight in zip("AB", _weights(layer, name), strict=True):
-            tensors[f"{prefix}{path}.lora_{role}.weight"] = (
-                weight.detach().cpu().contiguous().clone()
-            )
-    save_file(tensors, file, dict(metadata or {}))
 
 
 def verify(model: nn.Module, name: str, inspection: Inspection) -> Injected:
@@ -254,41 +219,32 @@ def _inject_empty(model: nn.Module, name: str, inspection: Inspection) -> None:
     unusual = sorted(items, key=lambda item: -len(item.module))
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides it by r, nothing else
+        lora_alpha=alpha,  # not always whole; PEFT only divides it by r
         rank_pattern={re.escape(i.module): i.rank for i in unusual if i.rank != rank},
         alpha_pattern={
             re.escape(i.module): i.rank * i.scale for i in unusual if i.rank * i.scale != alpha
         },
-        target_modules=_exactly(inspection.modules),
+        # One expression for whole names: a list would also match names that merely end alike.
+        target_modules="|".join(re.escape(path) for path in inspection.modules),
         init_lora_weights=False,
         inference_mode=True,
     )
-    _inject(model, config, name, empty=True)
-
-
-def _inject(model: nn.Module, config: LoraConfig, name: str, *, empty: bool = False) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
-        inject_adapter_in_model(config, model, name, low_cpu_mem_usage=empty)
-
-
-def _exactly(names: Collection[str]) -> str:
-    """One expression for whole names; PEFT would match a list's names by their ends as well."""
-    return "|".join(re.escape(name) for name in names)
+        inject_adapter_in_model(config, model, name, low_cpu_mem_usage=True)
 
 
 def _assign(model: nn.Module, name: str, inspection: Inspection, dtype: torch.dtype | None) -> None:
     layers = lora_layers(model)
     for path, item in inspection.modules.items():
         layer = layers[path]
-        base = layer.get_base_layer()
-        weight = cast(Tensor, base.weight)
+        weight = layer.get_base_layer().weight
         device = torch.device("cpu") if weight.is_meta else weight.device
         for side, key, rows in ((layer.lora_A, item.a, None), (layer.lora_B, item.b, item.rows)):
             stored = _tensor(inspection, key, rows)
             kind = dtype or (weight.dtype if weight.dtype in COMPUTE_TYPES else stored.dtype)
             side[name].weight = nn.Parameter(stored.to(device, kind), requires_grad=False)
-        cast(nn.Module, layer).train(base.training)
+        layer.train(layer.get_base_layer().training)
 
 
 def _tensor(inspection: Inspection, key: str, rows: tuple[int, int] | None) -> Tensor:
@@ -299,7 +255,7 @@ def _tensor(inspection: Inspection, key: str, rows: tuple[int, int] | None) -> T
 
 
 def _weights(layer: LoraLayer, name: str) -> tuple[Tensor, Tensor]:
-    return cast(Tensor, layer.lora_A[name].weight), cast(Tensor, layer.lora_B[name].weight)
+    return layer.lora_A[name].weight, layer.lora_B[name].weight
 
 
 def _same(weight: Tensor, stored: Tensor) -> bool:

@@ -30,7 +30,7 @@ PROBLEMS = {
     "zero": ("tensor is", "tensors are", "all zero"),
     "nan": ("tensor holds", "tensors hold", "NaN"),
     "infinite": ("tensor holds", "tensors hold", "infinity"),
-    "alpha": ("alpha is", "alphas are", "not usable"),
+    "bad_alpha": ("alpha is", "alphas are", "not usable"),
     "metadata": ("metadata entry", "metadata entries", "would change the scale"),
 }
 
@@ -55,8 +55,8 @@ class LowRank:
 class Inspection:
     """An adapter file, described.
 
-    `expected` counts the modules the model wants filled; `modules` maps their names to what the
-    file holds for them; `ranks`, `alphas` and `dtypes` are the distinct values that occur.
+    `expected` counts the modules the model wants filled, `named` those of them that the file has
+    tensors for; `modules` maps the names of those that fit to what fills them; `ranks`, `alphas` and `dtypes` are the distinct values that occur.
     `problems` has, for each key of PROBLEMS, the names of the tensors concerned: all empty in a
     good file.
     """
@@ -65,6 +65,7 @@ class Inspection:
     header: Header
     expected: int
     format: str = "unknown"
+    named: int = 0
     ranks: list[int] = field(default_factory=list)
     alphas: list[float] = field(default_factory=list)
     dtypes: list[str] = field(default_factory=list)
@@ -120,11 +121,12 @@ def inspect(
     for stem, pair in pairs.items():
         for item in _fill(result, stem, pair, expected, claimed, with_values):
             result.modules[item.module] = item
+    result.named = len(claimed)
     problems["missing"] += [name for name in expected if name not in claimed]
-    problems["alpha"] += _partial_alpha(pairs)
+    problems["bad_alpha"] += _partial_alpha(pairs)
     if with_values:
         _check_values(result)
-    result.ranks = sorted({item.rank for item in result.modules.values()})
+    result.ranks = sorted({header.tensors[p.a].shape[0] for p in pairs.values() if p.a})
     result.alphas = sorted({x.alpha for x in result.modules.values() if x.alpha is not None})
     result.dtypes = sorted({entry.dtype for entry in header.tensors.values()})
     problems["metadata"] += _scaling_metadata(header.metadata, result)
@@ -195,11 +197,11 @@ def _alpha(result: Inspection, pair: Pair) -> float | None:
     if pair.alpha is None:
         return None
     if math.prod(result.header.tensors[pair.alpha].shape) != 1:
-        result.problems["alpha"].append(f"{pair.alpha} is no single number")
+        result.problems["bad_alpha"].append(f"{pair.alpha} is no single number")
         return None
     alpha = scalar(result.header, pair.alpha)
     if not math.isfinite(alpha) or alpha == 0:
-        result.problems["alpha"].append(f"{pair.alpha} is {alpha:g}")
+        result.problems["bad_alpha"].append(f"{pair.alpha} is {alpha:g}")
         return None
     return alpha
 

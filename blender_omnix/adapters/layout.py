@@ -147,6 +147,25 @@ def parts(pair: Pair) -> list[str] | None:
     return [f"{blocks}.{index}.{part}" for part in names[rest]]
 
 
+def fused(module: str, format: Format) -> tuple[str, list[str]] | None:
+    """The foreign module that holds one of Diffusers', and all the modules it holds, by rows.
+
+    None for a module that OmniX adapters do not fill.
+    """
+    match = re.fullmatch(r"(single_)?transformer_blocks\.(0|[1-9]\d*)\.(.+)", module)
+    if match is None:
+        return None
+    kind = "single" if match[1] else "double"
+    for name, parts in (SINGLE if match[1] else DOUBLE).items():
+        if match[3] in parts and match[3] != MLP:
+            foreign = f"{kind}_blocks.{match[2]}.{name}"
+            if format.family == "kohya":
+                foreign = foreign.replace(".", "_")
+            blocks = "single_transformer_blocks" if match[1] else "transformer_blocks"
+            return foreign, [f"{blocks}.{match[2]}.{part}" for part in parts]
+    return None
+
+
 def row_ranges(parts: list[str], rows: int, columns: int) -> list[tuple[int, int]] | None:
     """Rows of B, (first, last + 1), of each part; None where they do not fit A's columns."""
     if len(parts) == 1:

@@ -44,7 +44,7 @@ def findings(inspection: Inspection) -> dict[str, Any]:
         "rank": single(inspection.ranks),
         "alpha": single(inspection.alphas),
         "dtype": single(inspection.dtypes),
-        "modules": len(inspection.modules),
+        "modules": inspection.named,
         "modules_expected": inspection.expected,
         "tensors": inspection.tensors,
         **{kind: list(inspection.problems[kind]) for kind in PROBLEMS},

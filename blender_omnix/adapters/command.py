@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`python -m blender_omnix adapters check` and `adapters convert`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from .check import Checked, check
+from .header import sha256
+from .inspection import PROBLEMS
+from .report import findings, table
+
+# Columns of the table: heading, key of a row.
+COLUMNS = {
+    "task": "task",
+    "adapter": "name",
+    "format": "format",
+    "rank": "rank",
+    "alpha": "alpha",
+    "dtype": "dtype",
+    "modules": "modules",
+    "tensors": "tensors",
+    "mixed": "mixed",
+    "unknown": "unknown",
+    "repeated": "repeated",
+    "missing": "missing",
+    "type": "wrong_dtype",
+    "shape": "wrong_shape",
+    "ranks": "rank_differs",
+    "zero": "zero",
+    "nan": "nan",
+    "inf": "infinite",
+    "alphas": "bad_alpha",
+    "metadata": "metadata",
+}
+IN_BASE = {
+    "injected": "modules_injected",
+    "equal": "tensors_equal",
+    "routing": "routing_error",
+    "off": "effect_off",
+    "swapped": "effect_swapped",
+}
+
+
+def add_parsers(commands: argparse._SubParsersAction) -> None:
+    """Add `adapters` with its own commands; each sets `run`, which returns the exit code."""
+    parser = commands.add_parser("adapters", help="check and convert LoRA adapter files")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+
+    checker = actions.add_parser(
+        "check",
+        help="account for every tensor of adapter files",
+        description="Exit code 0 only when all is well. --base also injects the adapters, verifies "
+        "them bit for bit, and measures their routing and effects.",
+    )
+    checker.add_argument("path", type=Path, help="one adapter file, or the folder with all tasks")
+    checker.add_argument(
+        "--base", type=Path, metavar="DIR", help="the FLUX model: a folder with transformer/ in it"
+    )
+    checker.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    checker.set_defaults(run=run)
+
+    converter = actions.add_parser(
+        "convert", help="rename an adapter's tensors for another program, exactly"
+    )
+    converter.add_argument("source", type=Path)
+    converter.add_argument("target", type=Path, help="the file to write; must not exist")
+    converter.add_argument("--to", required=True, choices=("peft", "kohya", "bfl"))
+    converter.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `adapters check` or `adapters convert`; the exit code: 0 all well, 1 refused."""
+    return _convert(args) if "to" in args else _check(args)
+
+
+def _check(args: argparse.Namespace) -> int:
+    items, remarks = check(args.path, args.base)
+    refusals = [text for item in items for text in item.refusals] + [
+        f"{args.path} is incomplete: {remark}." for remark in remarks
+    ]
+    if args.json:
+        document = {
+            "path": str(args.path),
+            "base": None if args.base is None else str(args.base),
+            "ok": not refusals,
+            "refusals": refusals,
+            "adapters": [_document(item) for item in items],
+        }
+        print(json.dumps(document, indent=2))
+    else:
+        print(table([_row(item, args.base is not None) for item in items]))
+        bad = sum(bool(item.refusals) for item in items)
+        print(f"\n{len(items) - bad} of {len(items)} adapters are well.")
+    for text in dict.fromkeys(refusals):
+        print(text, file=sys.stderr)
+    return 1 if refusals else 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from .convert import convert
+
+    done = convert(args.source, args.target, args.to)
+    print(f"{args.target}: {done.source} -> {done.target}, {done.tensors} tensors")
+    if done.widened:
+        print("The values are in a wider type: with alpha folded in, the old one would round.")
+    return 0
+
+
+def _document(item: Checked) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "task": item.found.task,
+        "name": item.found.name,
+        "file": str(item.found.file),
+        "ok": not item.refusals,
+        "refusals": item.refusals,
+        "sha256": None,
+        **dict.fromkeys(IN_BASE.values()),
+    }
+    if item.inspection:
+        document |= {"sha256": sha256(item.found.file), **findings(item.inspection)}
+    if item.injected:
+        document["modules_injected"] = item.injected.modules
+        document["tensors_equal"] = item.injected.tensors_equal
+    if item.effect:
+        document["effect_off"] = item.effect.off
+        document["effect_swapped"] = item.effect.swapped
+    document["routing_error"] = item.routing_error
+    return document
+
+
+def _row(item: Checked, in_base: bool) -> dict[str, Any]:
+    document = _document(item)
+    keys = COLUMNS | IN_BASE if in_base else COLUMNS
+    row = {head: document.get(key) for head, key in keys.items()}
+    for head, key in COLUMNS.items():
+        if key in PROBLEMS and item.inspection:
+            row[head] = len(item.inspection.problems[key])
+    return row
