@@ -189,16 +189,24 @@ def shell(grid: Grid, jump: float, fill: float) -> Shell:
 
 
 def hull(grid: Grid, vertices: np.ndarray, rows: int = 64) -> Shell:
-    """A coarse convex shell just outside all `vertices`, open where a cell shows the sky.
+    """A coarse shell just outside the convex hull of `vertices`, open where a cell shows the sky.
 
-    Convex, so that a lamp inside the place never lies behind it: it can stop outside light without
-    casting a shadow of its own.
+    A lamp anywhere in the place has none of it in front of what it lights: it stops outside light
+    without casting shadows of its own.
     """
     rows = min(rows, grid.shape[0])
     columns = 2 * rows
     normals = frames.directions(10, 20).reshape(-1, 3)
     normals = np.concatenate((normals, np.eye(3), -np.eye(3))).astype(np.float32)
     support = np.array([(vertices @ normal).max() for normal in normals], np.float32) * 1.02
+    rays = _corner_rays(rows)
+    radius = (support / np.maximum(rays @ normals.T, 1e-6)).min(axis=-1)
+    # Faces are chords; with each vertex as far out as its surroundings they cut no corner off.
+    radius = np.maximum.reduce([np.roll(radius, shift, axis=1) for shift in (-1, 0, 1)])
+    padded = np.pad(radius, ((1, 1), (0, 0)), mode="edge")
+    radius = np.maximum.reduce([padded[:-2], padded[1:-1], padded[2:]])
+    radius[0], radius[-1] = radius[0].max(), radius[-1].max()
+    points = (rays * radius[..., None]).reshape(-1, 3)
 
     is_open = np.zeros((rows, columns), bool)
     row, column = np.nonzero(grid.depth <= 0)
@@ -207,9 +215,7 @@ def hull(grid: Grid, vertices: np.ndarray, rows: int = 64) -> Shell:
     welded = np.ones((rows, columns), bool)
     keys = _corner_keys(welded, welded[1:]).reshape(-1, 4)[cells]
     used, corners = np.unique(keys, return_inverse=True)
-    rays = _key_rays(used, rows)
-    along = np.maximum(rays @ normals.T, 1e-6)
-    points = rays * (support / along).min(axis=1)[:, None]
+    points = points[used // 4]
     return _shell(points, points, corners.reshape(-1, 4), cells, cells, (rows, columns))
 
 

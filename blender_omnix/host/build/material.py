@@ -9,6 +9,7 @@ decides per material whether faces are sampled as lamps, and half a million wall
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -67,7 +68,8 @@ def surface_group(
     inputs = graph.add("NodeGroupInput").outputs
 
     attribute = graph.add("ShaderNodeAttribute", attribute_name=DIRECTION)
-    direction = graph.vector("NORMALIZE", attribute.outputs["Vector"])
+    rows = min(image.size[1] for image in textures.values())
+    direction = _away_from_poles(graph, attribute.outputs["Vector"], rows)
     colours = {name: graph.texture(direction, image, name) for name, image in textures.items()}
 
     principled = graph.add("ShaderNodeBsdfPrincipled", label="Relight")
@@ -83,6 +85,28 @@ def surface_group(
     graph.link(shown, graph.add("NodeGroupOutput").inputs["Surface"])
     graph.arrange()
     return tree
+
+
+def _away_from_poles(graph: _Graph, vector, rows: int):
+    """The vector with its elevation held half a pixel off the poles.
+
+    Within that half pixel Cycles filters an environment texture across to the opposite pole: a
+    ceiling lamp overhead would glow at one's feet.
+    """
+    steepest = math.tan(math.pi / 2 - math.pi / (2 * rows))
+    flat = graph.vector("MULTIPLY", vector, (1.0, 1.0, 0.0))
+    length = graph.add("ShaderNodeVectorMath", operation="LENGTH")
+    graph.link(flat, length.inputs[0])
+    highest = graph.math("MULTIPLY", length.outputs["Value"], steepest)
+    lowest = graph.math("MULTIPLY", highest, -1.0)
+    split = graph.add("ShaderNodeSeparateXYZ")
+    graph.link(vector, split.inputs[0])
+    height = graph.math("MAXIMUM", graph.math("MINIMUM", split.outputs["Z"], highest), lowest)
+    joined = graph.add("ShaderNodeCombineXYZ")
+    graph.link(split.outputs["X"], joined.inputs["X"])
+    graph.link(split.outputs["Y"], joined.inputs["Y"])
+    graph.link(height, joined.inputs["Z"])
+    return graph.vector("NORMALIZE", joined.outputs[0])
 
 
 def _shade(graph: _Graph, principled: bpy.types.Node, inputs, colours: Mapping) -> None:

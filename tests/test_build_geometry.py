@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The shell of a place, in numbers; no Blender takes part."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from blender_omnix.panorama import frames
+from tests import box_room
+
+geometry = pytest.importorskip("blender_omnix.host.build.geometry", exc_type=ImportError)
+
+JUMP = 0.08
+
+
+def grid(made: dict[str, np.ndarray], columns: int = 256) -> geometry.Grid:
+    return geometry.reduce(made["depth"], made["normal"], columns)
+
+
+def edges(shell: geometry.Shell) -> dict[tuple[int, int], int]:
+    """How many faces share each edge."""
+    found: dict[tuple[int, int], int] = {}
+    for faces in (shell.quads, shell.triangles):
+        for face in faces.tolist():
+            for a, b in zip(face, [*face[1:], face[0]], strict=True):
+                key = (min(a, b), max(a, b))
+                found[key] = found.get(key, 0) + 1
+    return found
+
+
+def face_normals(shell: geometry.Shell) -> tuple[np.ndarray, np.ndarray]:
+    """Centres and unnormalised normals of all faces."""
+    centres, normals = [], []
+    for faces in (shell.quads, shell.triangles):
+        points = shell.vertices[faces].astype(np.float64)
+        centres.append(points.mean(axis=1))
+        normals.append(
+            np.cross(points[:, 2] - points[:, 0], points[:, -1] - points[:, 1])
+            if faces.shape[1] == 4
+            else np.cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0])
+        )
+    return np.concatenate(centres), np.concatenate(normals)
+
+
+def test_an_empty_room_is_watertight_and_one_piece():
+    cells = grid(box_room.room(64, block=False), 128)
+    shell = geometry.shell(cells, JUMP, 1 / 16)
+    assert set(edges(shell).values()) == {2}
+    assert len(shell.quads) + len(shell.triangles) == cells.depth.size
+    # A closed surface without handles: V - E + F = 2.
+    faces = len(shell.quads) + len(shell.triangles)
+    assert len(shell.vertices) - len(edges(shell)) + faces == 2
+
+
+def test_vertices_lie_on_the_walls():
+    shell = geometry.shell(grid(box_room.room(128, block=False)), JUMP, 0.0)
+    low, high = box_room.ROOM
+    off = np.minimum(np.abs(shell.vertices - low), np.abs(shell.vertices - high)).min(axis=1)
+    # Only corners of the room lie inside a cell and are cut off by up to half of one.
+    assert np.percentile(off, 90) < 1e-3
+    assert off.max() < 0.06
+
+
+def test_cells_coarser_than_the_map_keep_the_surface():
+    fine = box_room.room(256, block=False)
+    for columns in (128, 96):
+        cells = geometry.reduce(fine["depth"], fine["normal"], columns)
+        exact = box_room.room(columns // 2, block=False)["depth"]
+        assert cells.shape == exact.shape
+        assert np.percentile(np.abs(cells.depth / exact - 1), 95) < 1e-3
+
+
+def test_faces_look_at_the_viewpoint():
+    centres, normals = face_normals(geometry.shell(grid(box_room.room(128)), JUMP, 1 / 16))
+    towards = -np.einsum("ij,ij->i", normals, centres)
+    # Background seen edge-on behind the block's rim may turn either way.
+    assert (towards > 0).mean() > 0.999
+
+
+def test_the_surface_splits_at_jumps_and_only_there():
+    cells = grid(box_room.room(128))
+    right, down = geometry.joins(cells, JUMP)
+    below = tuple(array[1:] for array in (cells.depth, cells.normal))
+    beside = tuple(np.roll(array, -1, axis=1) for array in (cells.depth, cells.normal))
+    for joined, (depth, normal), here in (
+        (right, beside, cells.depth),
+        (down, below, cells.depth[:-1]),
+    ):
+        ratio = np.maximum(depth, here) / np.minimum(depth, here)
+        same = np.einsum("ijk,ijk->ij", normal, cells.normal[: len(here)]) > 0.99
+        # The block's rim stands off the wall behind it; half a metre of floor does not.
+        assert (ratio > 1.3).sum() > 20
+        assert not joined[ratio > 1.3].any()
+        assert joined[same & (ratio < 1.05)].all()
+
+
+def test_a_floor_at_a_grazing_angle_stays_whole():
+    rays = frames.directions(256, 512)
+    below = rays[..., 2] < 0
+    depth = np.where(below, 1.6 / np.maximum(-rays[..., 2], 1e-9), 0.0)
+    normal = np.where(below[..., None], (0.0, 0.0, 1.0), -rays)
+    _, down = geometry.joins(geometry.reduce(depth, normal, 512), JUMP)
+    assert down[128:].all()
+
+
+def test_the_sky_is_cut_out():
+    made = box_room.room(128, window=True)
+    cells = grid(made)
+    shell = geometry.shell(cells, JUMP, 1 / 16)
+    assert len(shell.quads) + len(shell.triangles) >= (cells.depth > 0).sum()
+    centres, _ = face_normals(shell)
+    u, v = frames.project(centres)
+    row, column = (v * 128).astype(int), (u * 256).astype(int)
+    assert (cells.depth[row, column] > 0).all()
+    assert 1 in edges(shell).values()
+
+
+def test_the_background_goes_on_behind_the_block():
+    made = box_room.room(128)
+    cells = grid(made)
+    front = geometry.shell(cells, JUMP, 0.0)
+    both = geometry.shell(cells, JUMP, 1 / 16)
+    behind = slice(len(front.vertices), None)
+    assert len(both.vertices) > len(front.vertices) + 200
+    # What grew lies on the floor or on the far wall, as the room without the block has it.
+    low, high = box_room.ROOM
+    points = both.vertices[behind]
+    off = np.minimum(np.abs(points - low), np.abs(points - high)).min(axis=1)
+    assert np.median(off) < 0.01
+    assert np.percentile(off, 95) < 0.15
+    # And it looks its colour up beside the block, not on it.
+    u, v = frames.project(both.lookup[behind])
+    seen = made["depth"][(v * 128).astype(int), (u * 256).astype(int)]
+    empty = box_room.room(128, block=False)["depth"][(v * 128).astype(int), (u * 256).astype(int)]
+    assert (np.abs(seen - empty) < 0.05).mean() > 0.9
+
+
+def test_the_background_is_welded_to_the_surface():
+    cells = grid(box_room.room(128))
+    front = geometry.shell(cells, JUMP, 0.0)
+    both = geometry.shell(cells, JUMP, 1 / 16)
+    grown = both.quads[len(front.quads) :]
+    shared = (grown < len(front.vertices)).sum()
+    assert shared > 100
+
+
+def test_fill_zero_builds_no_background():
+    cells = grid(box_room.room(64))
+    shell = geometry.shell(cells, JUMP, 0.0)
+    assert len(shell.quads) + len(shell.triangles) == cells.depth.size
+    assert np.array_equal(shell.lookup, shell.vertices)
+
+
+def test_the_hull_encloses_everything_but_the_window():
+    cells = grid(box_room.room(128, window=True))
+    shell = geometry.shell(cells, JUMP, 1 / 16)
+    hull = geometry.hull(cells, shell.vertices)
+    # In each quad of the hull: its middle lies beyond all that is seen through it.
+    farthest = np.zeros(64 * 128)
+    u, v = frames.project(shell.vertices)
+    cell = (v * 64).astype(int) * 128 + (u * 128).astype(int)
+    np.maximum.at(farthest, cell, np.linalg.norm(shell.vertices, axis=1))
+    middle = np.linalg.norm(hull.vertices[hull.quads].mean(axis=1), axis=1)
+    assert (middle > farthest[hull.quad_cells]).all()
+    open_cells = 64 * 128 - len(hull.quads) - len(hull.triangles)
+    assert 0 < open_cells < 0.1 * 64 * 128
+    centres, _ = face_normals(hull)
+    u, v = frames.project(centres)
+    assert (cells.depth[(v * 128).astype(int), (u * 256).astype(int)] > 0).all()
+    closed = geometry.hull(grid(box_room.room(64)), shell.vertices)
+    assert set(edges(closed).values()) == {2}
+
+
+def test_rooms_are_enclosed_and_fields_are_not():
+    assert geometry.is_enclosed(grid(box_room.room(64, window=True)))
+    made = box_room.room(64)
+    made["depth"][:32] = 0.0
+    assert not geometry.is_enclosed(grid(made))
+
+
+def test_lamps_are_the_cells_that_give_the_light():
+    made = box_room.room(128)
+    made["emission"][100, :] = 1e-4
+    cells = grid(made, 128)
+    lamps = geometry.lamp_cells(made["emission"], cells).reshape(cells.shape)
+    assert lamps.any()
+    assert not lamps[32:].any()
+    assert not geometry.lamp_cells(np.zeros_like(made["emission"]), cells).any()
+
+
+def test_a_turned_panorama_gives_the_turned_shell():
+    made = box_room.room(64)
+    shell = geometry.shell(grid(made, 128), JUMP, 1 / 16)
+    rolled = {name: np.roll(made[name], 37, axis=1) for name in ("depth", "normal")}
+    angle = -2 * np.pi * 37 / 128
+    turn = np.array(
+        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    )
+    rolled["normal"] = rolled["normal"] @ turn.T
+    other = geometry.shell(grid(rolled, 128), JUMP, 1 / 16)
+    assert len(other.vertices) == len(shell.vertices)
+    a, b = (np.sort(np.linalg.norm(s.vertices, axis=1)) for s in (shell, other))
+    assert np.allclose(a, b, atol=1e-3)
