@@ -123,11 +123,14 @@ def _measure(model: nn.Module, dtype: str | None, group: list[Checked]) -> None:
     from .inject import activate, inject, remove
     from .routing import routing_error
 
-    names = [item.found.name for item in group]
-    injected = inject(model, {item.found.name: item.found.file for item in group})
+    # Not the files' own names: those may hold dots, or be words that torch reserves.
+    names = [f"adapter_{i}" for i in range(len(group))]
+    injected = inject(
+        model, {name: item.found.file for name, item in zip(names, group, strict=True)}
+    )
     try:
-        for item in group:
-            item.injected = injected[item.found.name]
+        for name, item in zip(names, group, strict=True):
+            item.injected = injected[name]
         if dtype is None:
             return
         probe = _probe(model)
@@ -138,15 +141,14 @@ def _measure(model: nn.Module, dtype: str | None, group: list[Checked]) -> None:
 
         measured = effects(alone, names)
         error = routing_error(model, probe, names)
-        for item in group:
-            name = item.found.name
+        for name, item in zip(names, group, strict=True):
             item.routing_error, item.effect = error, measured[name]
             if complaint := item.effect.complaint():
                 item.refusals.append(f"The adapter {item.found.file} {complaint}.")
             if not error <= ROUTING_TOLERANCE[dtype]:
                 item.refusals.append(
-                    f"The adapter {item.found.file}: in a mixed batch ({', '.join(names)}) the "
-                    f"output differs by {error:.2g} from that of {name} alone."
+                    f"The adapter {item.found.file}: in a mixed batch with the others of its task "
+                    f"the output differs by {error:.2g} from that of each adapter alone."
                 )
     finally:
         remove(model, names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,8 @@ def _check(args: argparse.Namespace) -> int:
         print(table([_row(item, args.base is not None) for item in items]))
         bad = sum(bool(item.refusals) for item in items)
         print(f"\n{len(items) - bad} of {len(items)} adapters are well.")
+        if any(item.injected and not item.effect for item in items):
+            print(f"Outputs were not measured: {args.base / 'transformer'} holds no weights.")
     for text in dict.fromkeys(refusals):
         print(text, file=sys.stderr)
     return 1 if refusals else 0
@@ -127,10 +130,15 @@ def _document(item: Checked) -> dict[str, Any]:
         document["modules_injected"] = item.injected.modules
         document["tensors_equal"] = item.injected.tensors_equal
     if item.effect:
-        document["effect_off"] = item.effect.off
-        document["effect_swapped"] = item.effect.swapped
-    document["routing_error"] = item.routing_error
+        document["routing_error"] = _finite(item.routing_error)
+        document["effect_off"] = _finite(item.effect.off)
+        document["effect_swapped"] = _finite(item.effect.swapped)
     return document
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has neither NaN nor infinity; the refusals tell what happened."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _row(item: Checked, in_base: bool) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from . import layout
 from .header import read_header, write
 from .inspection import listing
 from .layout import Format, Pair
-from .values import FLOATS, flaws, narrowed, raw, scalar, widened
+from .values import FLOATS, flaws, narrowed, raw, scalar, scalar_bytes, widened
 
 TARGETS = {
     "peft": (Format("peft", layout.PUBLISHED_PREFIX), ("lora_A.weight", "lora_B.weight")),
@@ -154,18 +154,20 @@ def _read(file: Path) -> tuple[Spelling, Products]:
     for stem, pair in pairs.items():
         if pair.a is None or pair.b is None:
             raise OmnixError(f"{file} cannot be converted: {stem} lacks lora_A or lora_B.")
-        if foreign := [k for k in pair.names if header.tensors[k].dtype not in FLOATS]:
+        if foreign := [k for k in (pair.a, pair.b) if header.tensors[k].dtype not in FLOATS]:
             raise OmnixError(f"{file} cannot be converted: {foreign[0]} is not floating point.")
         a, b = (Matrix(header.tensors[key].dtype, raw(header, key)) for key in (pair.a, pair.b))
         if a.data.ndim != b.data.ndim or a.data.ndim < 2 or a.data.shape[0] != b.data.shape[1]:
             raise OmnixError(f"{file} cannot be converted: lora_A and lora_B of {stem} do not fit.")
         alpha = None
         if pair.alpha is not None:
-            entry = header.tensors[pair.alpha]
-            if math.prod(entry.shape) != 1:
-                raise OmnixError(f"{file} cannot be converted: {pair.alpha} is no single number.")
             alpha = scalar(header, pair.alpha)
-            alphas[pair.module] = (entry.dtype, entry.shape)
+            if not alpha or not math.isfinite(alpha):
+                raise OmnixError(f"{file} cannot be converted: {pair.alpha} is no usable number.")
+            alphas[pair.module] = (
+                header.tensors[pair.alpha].dtype,
+                header.tensors[pair.alpha].shape,
+            )
         products[pair.module] = Product(a, b, alpha)
     if alphas and len(alphas) < len(products):
         raise OmnixError(
@@ -189,8 +191,7 @@ def _write(file: Path, spelling: Spelling, products: Products) -> int:
             stated = ("F32", ())
         if stated is not None:
             alpha = product.rank if product.alpha is None else product.alpha
-            data = narrowed(np.full(stated[1], alpha, np.float64), stated[0])
-            tensors[f"{stem}.alpha"] = (*stated, data.tobytes())
+            tensors[f"{stem}.alpha"] = (*stated, scalar_bytes(alpha, stated[0]))
     write(file, tensors, spelling.metadata)
     return len(tensors)
 

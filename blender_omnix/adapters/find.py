@@ -96,15 +96,18 @@ def task_files(root: str | Path, task: str) -> dict[str, Path]:
 def _lone(file: Path) -> Found:
     if file.name != PUBLISHED_NAME:
         return Found(*_split(file.stem), file)
-    parents = file.absolute().parents
-    known = parents[1].name in TASKS
-    return Found(parents[1].name if known else "", parents[0].name, file)
+    folder = file.absolute().parent
+    task = folder.parent.name
+    return Found(task if task in TASKS else "", folder.name, file)
 
 
 def _below(root: Path) -> Iterator[Found]:
     for file in sorted(root.iterdir()):
-        if file.suffix == ".safetensors" and file.name not in (PUBLISHED_NAME, BASE_NAME):
-            yield Found(*_split(file.stem), file)
+        if file.name in (PUBLISHED_NAME, BASE_NAME):
+            continue
+        task, name = _split(file.stem)
+        if file.suffix == ".safetensors" or (task and file.suffix in PICKLE_SUFFIXES):
+            yield Found(task, name, file)
     # The root itself, or one task's or adapter's folder in its place.
     for pattern in ("", "*/", "*/*/"):
         for file in sorted(root.glob(pattern + "pytorch_lora_weights.*")):

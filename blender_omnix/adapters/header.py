@@ -145,9 +145,9 @@ def _refuse_other_content(file: Path, start: bytes, size: int) -> None:
         _refuse(file, "is empty", AGAIN)
     if start.startswith(b"version https://git-lfs.github.com/"):
         _refuse(file, "is a Git LFS pointer, not the adapter itself", "run `git lfs pull`")
-    if start.startswith(b"PK\x03\x04") or (
-        start[0] == 0x80 and start[1:2] in (b"\2", b"\3", b"\4", b"\5")
-    ):
+    # Torch saves a zip archive or, before 1.6, a bare pickle; a safetensors header starts with {.
+    bare = start[0] == 0x80 and start[1:2] in (b"\2", b"\3", b"\4", b"\5")
+    if start.startswith(b"PK\x03\x04") or (bare and start[8:9] != b"{"):
         _refuse(
             file,
             "holds pickled data, which can run code when opened, whatever its name says",
@@ -155,7 +155,7 @@ def _refuse_other_content(file: Path, start: bytes, size: int) -> None:
         )
     if size < 10:
         _refuse(file, f"is truncated: {size} bytes are no safetensors file", AGAIN)
-    if start[:1] == b"<" or start[8:9] != b"{":
+    if start[8:9] != b"{":
         _refuse(file, "is not a safetensors file", AGAIN)
 
 

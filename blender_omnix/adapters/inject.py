@@ -61,8 +61,11 @@ def inject(
         expected = flux_modules(dict(model.config))
     shapes = module_shapes(model, expected)
     for name in files:
-        if "." in name or name == "__base__" or name in adapter_names(model):
-            raise OmnixError(f"The adapter name {name} is taken or not allowed; choose another.")
+        # torch keeps the weights in a ModuleDict, whose keys must not hide its own attributes.
+        if "." in name or name == "__base__" or hasattr(nn.ModuleDict(), name):
+            raise OmnixError(f"{name} cannot name an adapter; choose another name.")
+        if name in adapter_names(model):
+            raise OmnixError(f"The model already has an adapter named {name}; remove it first.")
     inspections = {name: inspect(file, shapes) for name, file in files.items()}
     for inspection in inspections.values():
         inspection.require()

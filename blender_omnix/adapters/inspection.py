@@ -56,9 +56,9 @@ class Inspection:
     """An adapter file, described.
 
     `expected` counts the modules the model wants filled, `named` those of them that the file has
-    tensors for; `modules` maps the names of those that fit to what fills them; `ranks`, `alphas` and `dtypes` are the distinct values that occur.
-    `problems` has, for each key of PROBLEMS, the names of the tensors concerned: all empty in a
-    good file.
+    tensors for; `modules` maps the names of those that fit to what fills them. `ranks`, `alphas`
+    and `dtypes` are the distinct values that occur. `problems` has, for each key of PROBLEMS, the
+    names of the tensors concerned: all empty in a good file.
     """
 
     file: Path
@@ -160,7 +160,7 @@ def _fill(
     if pair.a is None or pair.b is None:
         problems["missing"].append(f"{stem}.{'lora_A' if pair.a is None else 'lora_B'}.weight")
         return []
-    if foreign := [key for key in pair.names if tensors[key].dtype not in FLOATS]:
+    if foreign := [key for key in (pair.a, pair.b) if tensors[key].dtype not in FLOATS]:
         problems["wrong_dtype"] += [f"{key} {tensors[key].dtype}" for key in foreign]
         return []
     a, b = tensors[pair.a].shape, tensors[pair.b].shape
@@ -196,10 +196,10 @@ def _fill(
 def _alpha(result: Inspection, pair: Pair) -> float | None:
     if pair.alpha is None:
         return None
-    if math.prod(result.header.tensors[pair.alpha].shape) != 1:
+    alpha = scalar(result.header, pair.alpha)
+    if alpha is None:
         result.problems["bad_alpha"].append(f"{pair.alpha} is no single number")
         return None
-    alpha = scalar(result.header, pair.alpha)
     if not math.isfinite(alpha) or alpha == 0:
         result.problems["bad_alpha"].append(f"{pair.alpha} is {alpha:g}")
         return None

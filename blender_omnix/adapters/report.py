@@ -77,7 +77,7 @@ def cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, list):
-        return f"{value[0]}..{value[-1]}" if len(value) > 1 else "-"
+        return f"{cell(value[0])}..{cell(value[-1])}"
     if isinstance(value, float):
         return f"{value:.3g}"
     return str(value)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ FLOATS = {
     "F16": ("<f2", "<u2", 5, 10),
     "BF16": ("<u2", "<u2", 8, 7),
 }
+INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "U8": "u1"}  # some trainers' alphas
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,22 @@ def flaws(array: NDArray, dtype: str) -> Flaws:
     )
 
 
-def scalar(header: Header, name: str) -> float:
-    """Value of a tensor that holds a single number, such as an alpha."""
-    return float(widened(raw(header, name), header.tensors[name].dtype).reshape(()))
+def scalar(header: Header, name: str) -> float | None:
+    """Value of a tensor that holds a single number, such as an alpha; None for any other."""
+    entry = header.tensors[name]
+    if math.prod(entry.shape) != 1 or entry.dtype not in (*FLOATS, *INTEGERS):
+        return None
+    if entry.dtype in INTEGERS:
+        with header.file.open("rb") as stream:
+            stream.seek(entry.start)
+            return float(
+                np.frombuffer(stream.read(entry.stop - entry.start), INTEGERS[entry.dtype])[0]
+            )
+    return float(widened(raw(header, name), entry.dtype).reshape(()))
+
+
+def scalar_bytes(value: float, dtype: str) -> bytes:
+    """A single number as a tensor's bytes, the counterpart of `scalar`."""
+    if dtype in INTEGERS:
+        return np.array(value, INTEGERS[dtype]).tobytes()
+    return narrowed(np.array(value, np.float64), dtype).tobytes()
