@@ -120,7 +120,7 @@ def test_adapters_are_reported_and_proven(engine):
 
 def test_each_adapter_changes_its_task(engine):
     network = engine.network
-    panorama = torch.from_numpy(probe(32).transpose(2, 0, 1).copy())[None]
+    panorama = torch.from_numpy(probe(64).transpose(2, 0, 1).copy())[None]
     with torch.inference_mode():
         features = network.encode(panorama)
         for task in TASKS:

@@ -18,8 +18,6 @@ from blender_omnix.panorama import frames
 
 from . import augment
 
-HEIGHT = 128
-
 
 def data_folder() -> Path:
     """Where scenes live: ``$OMNIX_DATA``, or a folder in the user's cache."""
@@ -28,7 +26,7 @@ def data_folder() -> Path:
 
 @dataclass
 class Truth:
-    """One scene's maps at one size.
+    """One scene's maps.
 
     radiance (K, H, W, 3) linear; albedo (H, W, 3) sRGB-encoded; normal (H, W, 3) unit, gravity
     frame (east, outward, up); log_depth (H, W), natural logarithm of camera heights, 0 where not
@@ -47,12 +45,12 @@ class Truth:
 
 @dataclass
 class Scene:
-    """A scene file in memory, at full and at half size."""
+    """A scene file in memory."""
 
     name: str
     lights: np.ndarray
     meta: dict
-    sizes: dict[int, Truth] = field(repr=False)
+    truth: Truth = field(repr=False)
 
 
 def read(path: Path) -> Scene:
@@ -64,7 +62,7 @@ def read(path: Path) -> Scene:
         normal = file["normal"].astype(np.float32)
         normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
         basis = frames.gravity_basis(*depth.shape)
-        full = Truth(
+        truth = Truth(
             radiance=np.nan_to_num(file["radiance"], nan=0.0, posinf=6e4, neginf=0.0),
             albedo=file["albedo"],
             normal=np.einsum("hwij,hwj->hwi", basis, normal).astype(np.float16),
@@ -75,41 +73,7 @@ def read(path: Path) -> Scene:
             object=file["object"] & valid,
         )
         lights = file["lights"].astype(np.float32)
-    height = depth.shape[0]
-    return Scene(path.stem, lights, meta, {height: full, height // 2: halve(full)})
-
-
-def halve(truth: Truth) -> Truth:
-    """The same scene at half the size: means over the valid pixels of each 2 x 2 block."""
-    valid = truth.valid.astype(np.float32)
-    share = _mean2(valid)
-    weight = np.maximum(share, 1e-6)
-
-    def over_valid(values: np.ndarray) -> np.ndarray:
-        extra = (1,) * (values.ndim - 2)
-        blocks = _mean2(values.astype(np.float32) * valid.reshape(valid.shape + extra))
-        return blocks / weight.reshape(weight.shape + extra)
-
-    normal = over_valid(truth.normal)
-    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
-    keep = share >= 0.5
-    return Truth(
-        radiance=np.stack([_mean2(r.astype(np.float32)) for r in truth.radiance]).astype(
-            np.float16
-        ),
-        albedo=np.round(over_valid(truth.albedo)).astype(np.uint8),
-        normal=normal.astype(np.float16),
-        log_depth=over_valid(truth.log_depth) * keep,
-        roughness=np.round(over_valid(truth.roughness)).astype(np.uint8),
-        metallic=np.round(over_valid(truth.metallic)).astype(np.uint8),
-        valid=keep,
-        object=(_mean2(truth.object.astype(np.float32)) >= 0.5) & keep,
-    )
-
-
-def _mean2(values: np.ndarray) -> np.ndarray:
-    height, width = values.shape[:2]
-    return values.reshape(height // 2, 2, width // 2, 2, *values.shape[2:]).mean((1, 3))
+    return Scene(path.stem, lights, meta, truth)
 
 
 class Scenes:
@@ -132,11 +96,6 @@ class Scenes:
 
     def __len__(self) -> int:
         return len(self.scenes)
-
-    def epoch(self, rng: np.random.Generator) -> list[Scene]:
-        """All scenes in a new random order."""
-        scenes = list(self.scenes.values())
-        return [scenes[i] for i in rng.permutation(len(scenes))]
 
 
 def relight(radiance: np.ndarray, lights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -162,15 +121,15 @@ def relight(radiance: np.ndarray, lights: np.ndarray, rng: np.random.Generator) 
     return np.einsum("khwc,kc->hwc", radiance.astype(np.float32), weights.astype(np.float32))
 
 
-def under(scene: Scene, light: int, height: int = HEIGHT) -> np.ndarray:
+def under(scene: Scene, light: int) -> np.ndarray:
     """The scene under one of its own conditions, linear (H, W, 3)."""
-    radiance = scene.sizes[height].radiance.astype(np.float32)
+    radiance = scene.truth.radiance.astype(np.float32)
     return np.einsum("khwc,kc->hwc", radiance, scene.lights[light % len(scene.lights)])
 
 
-def sample(scene: Scene, height: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def sample(scene: Scene, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """One training example, (C, H, W) float32 each, relit, photographed, rolled and mirrored."""
-    truth = scene.sizes[height]
+    truth = scene.truth
     picture = augment.photograph(relight(truth.radiance, scene.lights, rng), rng)
     example = {
         "panorama": picture,

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 
 from blender_omnix.adapters.inject import activate
 from blender_omnix.engines.base import Prediction
-from blender_omnix.engines.compact.engine import HEIGHT, WEIGHTS, CompactEngine, finish
+from blender_omnix.engines.compact.engine import WEIGHTS, CompactEngine, finish
 from blender_omnix.engines.compact.network import TASKS
 from blender_omnix.panorama import frames, tonemap
 
@@ -115,7 +115,7 @@ def without_adapters(engine: CompactEngine, picture: np.ndarray) -> Prediction:
 
 def truth_of(scene: Scene) -> dict[str, np.ndarray]:
     """The scene's maps as `metrics.score` takes them."""
-    maps = scene.sizes[HEIGHT]
+    maps = scene.truth
     basis = frames.gravity_basis(*maps.valid.shape)
     return {
         "albedo": maps.albedo.astype(np.float32) / 255,

@@ -5,8 +5,7 @@
 
 Stops after the minutes (of wall time) or steps given, counted over all runs into DIR; running it
 again goes on from the last checkpoint. Scenes rendered meanwhile are picked up as they appear.
-Resolution: half size first, full size mixed in later, since what is learnt at half size does not
-carry over by itself. Learning rate: constant, then a cosine to zero over the last part.
+The learning rate is constant, then falls as a cosine to zero over the last part of the run.
 """
 
 from __future__ import annotations
@@ -27,20 +26,18 @@ from torch.func import functional_call
 from blender_omnix.engines.compact.network import TASKS, CompactNetwork
 
 from . import lora, losses
-from .dataset import HEIGHT, Scene, Scenes, sample
+from .dataset import Scene, Scenes, sample
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Settings of a run; saved with the checkpoint and named in the weights' card."""
 
-    batch: int = 8  # at half size; a quarter of it at full size
+    batch: int = 8
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.02
     warm_up: int = 200  # steps
     cool_down: float = 0.35  # fraction of the run, at its end
-    full_size_from: float = 0.4  # fraction of the run after which full size is mixed in
-    full_size_share: float = 0.6  # of the steps from there on; all steps cost about the same
     average: float = 0.998  # decay of the moving average of the weights
 
 
@@ -142,15 +139,12 @@ def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
     return rate * 0.5 * (1.0 + math.cos(math.pi * min(max(cooling, 0.0), 1.0)))
 
 
-def draw(scenes: list[Scene], run: Run, progress: float) -> dict[str, Tensor]:
+def draw(scenes: list[Scene], run: Run) -> dict[str, Tensor]:
     """The batch of a step; depends on the seed, the step and the scenes alone."""
     rng = np.random.default_rng([run.seed, run.step])
-    recipe = run.recipe
-    full = progress >= recipe.full_size_from and rng.random() < recipe.full_size_share
-    height = HEIGHT if full else HEIGHT // 2
-    count = max(1, recipe.batch // 4) if full else recipe.batch
+    count = run.recipe.batch
     chosen = rng.choice(len(scenes), count, replace=count > len(scenes))
-    examples = [sample(scenes[i], height, rng) for i in chosen]
+    examples = [sample(scenes[i], rng) for i in chosen]
     return {
         name: torch.from_numpy(np.stack([e[name] for e in examples])).contiguous(
             memory_format=torch.channels_last
@@ -195,7 +189,7 @@ def train(run: Run, scenes: Scenes, *, minutes: float, steps: int) -> None:
         if now - looked > 60:
             scenes.refresh()
             looked = now
-        batch = draw(list(scenes.scenes.values()), run, progress)
+        batch = draw(list(scenes.scenes.values()), run)
         for name, value in train_step(run, batch, progress).items():
             running[name] = value + 0.99 * (running.get(name, value) - value)
         if run.step % 100 == 0:

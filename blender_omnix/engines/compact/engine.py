@@ -26,7 +26,7 @@ CARD = "card.json"
 BASE = "base.safetensors"
 
 HEIGHT = 128
-_PROBE_HEIGHT = 32
+_PROBE_HEIGHT = 64
 
 _STAGES = {"albedo": "Albedo", "normal": "Normal", "pbr": "PBR", "depth": "Depth"}
 _TASK_OF = {

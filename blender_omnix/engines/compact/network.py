@@ -7,7 +7,7 @@ pad explicitly around the sphere, the global context averages over azimuth, and 
 fed in is the latitude. (Padding inside the convolutions would be lost on the ``lora_A`` that peft
 creates, so they never pad.)
 
-Tensors are (B, C, H, W) float32, width = 2 x height, row 0 at the top, H a multiple of 16.
+Tensors are (B, C, H, W) float32, width = 2 x height, row 0 at the top, H a multiple of 32.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from torch import Tensor, nn
 #: Channels each task's head yields. ``pbr`` = roughness, metallic; ``depth`` = log depth, sky.
 TASKS: dict[str, int] = {"albedo": 3, "normal": 3, "pbr": 2, "depth": 2}
 
-ENCODER_WIDTHS = (48, 96, 192, 256)
-DECODER_WIDTHS = (32, 48, 96)
-STRIDE = 16
+#: Channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the size; the decoder ends at 1/2.
+ENCODER_WIDTHS = (24, 48, 96, 192, 256)
+DECODER_WIDTHS = (16, 32, 48, 96)
+STRIDE = 32
 
-Features = tuple[Tensor, Tensor, Tensor, Tensor]
+Features = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 _LOGIT_MARGIN = 0.02
 _NEAREST_SINE = 0.2
@@ -78,30 +79,32 @@ class Context(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Shared by all tasks and never adapted: features at 1/2, 1/4, 1/8 and 1/16 of the size."""
+    """Shared by all tasks and never adapted. The largest sizes are thin: they only keep detail."""
 
     def __init__(self) -> None:
         super().__init__()
-        a, b, c, d = ENCODER_WIDTHS
+        a, b, c, d, e = ENCODER_WIDTHS
         self.stem = conv3(14, a)
-        self.level1 = nn.Sequential(Block(a))
         self.down1 = nn.Conv2d(a, b, 2, stride=2)
-        self.level2 = nn.Sequential(Block(b), Block(b))
+        self.level1 = nn.Sequential(Block(b))
         self.down2 = nn.Conv2d(b, c, 2, stride=2)
-        self.level3 = nn.Sequential(Block(c), Block(c))
+        self.level2 = nn.Sequential(Block(c), Block(c))
         self.down3 = nn.Conv2d(c, d, 2, stride=2)
-        self.level4 = nn.Sequential(Block(d))
+        self.level3 = nn.Sequential(Block(d), Block(d))
+        self.down4 = nn.Conv2d(d, e, 2, stride=2)
+        self.level4 = nn.Sequential(Block(e))
 
     def forward(self, panorama: Tensor) -> Features:
         x = F.pixel_unshuffle(panorama - 0.5, 2)
         latitude = latitudes(x.shape[2]).to(x)
         position = torch.stack([latitude.sin(), latitude.cos()])[None, :, :, None]
         x = torch.cat([x, position.expand(len(x), 2, *x.shape[2:])], 1)
-        x1 = self.level1(self.stem(pad_sphere(x)))
-        x2 = self.level2(self.down1(x1))
-        x3 = self.level3(self.down2(x2))
-        x4 = self.level4(self.down3(x3))
-        return x1, x2, x3, x4
+        x0 = F.relu(self.stem(pad_sphere(x)))
+        x1 = self.level1(self.down1(x0))
+        x2 = self.level2(self.down2(x1))
+        x3 = self.level3(self.down3(x2))
+        x4 = self.level4(self.down4(x3))
+        return x0, x1, x2, x3, x4
 
 
 class Up(nn.Module):
@@ -121,25 +124,27 @@ class Decoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        a, b, c, d = ENCODER_WIDTHS
-        e, f, g = DECODER_WIDTHS
-        self.context = Context(d)
-        self.bottleneck = Block(d)
-        self.up3 = Up(d, c, g)
-        self.level3 = Block(g)
-        self.up2 = Up(g, b, f)
-        self.level2 = Block(f)
-        self.up1 = Up(f, a, e)
-        self.norm1 = nn.GroupNorm(8, e)
-        self.level1 = conv3(e, e)
+        a, b, c, d, e = ENCODER_WIDTHS
+        f, g, h, i = DECODER_WIDTHS
+        self.context = Context(e)
+        self.bottleneck = Block(e)
+        self.up3 = Up(e, d, i)
+        self.level3 = Block(i)
+        self.up2 = Up(i, c, h)
+        self.level2 = Block(h)
+        self.up1 = Up(h, b, g)
+        self.norm1 = nn.GroupNorm(8, g)
+        self.level1 = conv3(g, g)
+        self.up0 = Up(g, a, f)
 
     def forward(self, features: Features) -> Tensor:
-        x1, x2, x3, x4 = features
+        x0, x1, x2, x3, x4 = features
         x = self.bottleneck(self.context(x4))
         x = self.level3(self.up3(x, x3))
         x = self.level2(self.up2(x, x2))
         x = self.up1(x, x1)
-        return x + self.level1(pad_sphere(F.relu(self.norm1(x))))
+        x = x + self.level1(pad_sphere(F.relu(self.norm1(x))))
+        return self.up0(x, x0)
 
 
 class Head(nn.Module):
