@@ -285,12 +285,18 @@ def _grow(
     near, source = _jump_pairs(grid, right, down)
     plane = _planes(grid, source)
     seed = source
+    # Hidden surfaces stay within the heights of what is seen: a wall behind a table ends at the
+    # floor that the table hides.
+    heights = (rays[:, 2] * depth)[depth > 0]
+    limit = np.where(rays[:, 2] < 0, *np.percentile(heights, (0.1, 99.9)))
+    least = np.maximum(rays[:, 2] / limit, 0.0)
     reached = np.zeros(rows * columns, bool)
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for _ in range(radius):
         disparity = _dot(plane, rays[near])
         start = 1.0 / depth[seed]
         disparity = np.clip(disparity, start / _MAX_GROWTH, start * _MAX_GROWTH)
+        disparity = np.maximum(disparity, least[near])
         hidden = ~reached[near] & (disparity * depth[near] * _BEHIND < 1.0) & (depth[near] > 0)
         near, plane, seed, disparity = (a[hidden] for a in (near, plane, seed, disparity))
         order = np.lexsort((-disparity, near))

@@ -12,6 +12,7 @@ nothing of the user's is ever taken for ours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -125,6 +126,56 @@ def rebuild(collection: bpy.types.Collection, **changes: Any) -> None:
     collection[_STATE] = state | asdict(settings)
     _place(collection, cut)
     set_mode(collection, settings.mode)
+
+
+def replace_map(collection: bpy.types.Collection, name: str, path: Path | str) -> None:
+    """Let a place use the file `path` for one of its maps, and rebuild what depends on it.
+
+    Raises OmnixError, leaving the place as it is, when the file is no image.
+    """
+    spec = maps.MAPS[name]
+    image = _built(collection)[f"map_{name}"]
+    trial = images.load(path, image.name, spec.colorspace)
+    width, height = trial.size
+    _delete([trial])
+    if abs(width - 2 * height) > 2:
+        raise OmnixError(
+            f"{path} is {width} x {height}; a map is twice as wide as high, so it cannot be used."
+        )
+    earlier = image.filepath
+    image.filepath = str(path)
+    image.reload()
+    if name in ("depth", "normal", "emission"):
+        try:
+            rebuild(collection)
+        except OmnixError:
+            image.filepath = earlier
+            image.reload()
+            raise
+
+
+def add_camera(
+    context: bpy.types.Context, collection: bpy.types.Collection, *, panoramic: bool = False
+) -> bpy.types.Object:
+    """The place's camera at the viewpoint, looking at the middle of the panorama; made the scene's
+    camera. `panoramic` renders the whole panorama (Cycles)."""
+    built = _built(collection)
+    camera = built.get("camera")
+    if camera is None:
+        label = f"OmniX {collection[_STATE]['name']} Camera"
+        data = bpy.data.cameras.new(label)
+        camera = bpy.data.objects.new(label, data)
+        camera.parent = built["root"]
+        collection.objects.link(camera)
+        collection[_BUILT] = built | {"camera": camera, "camera_data": data}
+    camera.location = (0.0, 0.0, 0.0)
+    camera.rotation_euler = (math.pi / 2, 0.0, -math.pi / 2)
+    camera.data.type = "PANO" if panoramic else "PERSP"
+    # Cycles' property of 4.2 is Blender's own from 4.3 on.
+    owner = camera.data if hasattr(camera.data, "panorama_type") else camera.data.cycles
+    owner.panorama_type = "EQUIRECTANGULAR"
+    context.scene.camera = camera
+    return camera
 
 
 def remove(context: bpy.types.Context, name: str) -> None:

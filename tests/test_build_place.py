@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Places in Blender: what is built, what it looks like, and that nothing else is touched."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from tests import box_room
+
+pytestmark = pytest.mark.blender
+
+SMALL = {"detail": 128}
+
+
+@pytest.fixture
+def build(blender, host):
+    return host("build")
+
+
+@pytest.fixture
+def room_folder(tmp_path):
+    folder = tmp_path / "room"
+    box_room.save(folder, box_room.room(64))
+    return folder
+
+
+def make(blender, build, folder, name="room", mode="RELIGHT", **arguments):
+    return build.build_place(
+        blender.context, folder, name=name, settings=build.Settings(**SMALL, mode=mode), **arguments
+    )
+
+
+def panorama_of(blender, build, collection, samples=4, offset=(0.0, 0.0, 0.0)) -> np.ndarray:
+    """A linear equirectangular render (64, 128, 3) from the viewpoint, row 0 on top."""
+    scene = blender.context.scene
+    camera = build.place.add_camera(blender.context, collection, panoramic=True)
+    camera.location = [a + b for a, b in zip(camera.location, offset, strict=True)]
+    scene.camera = camera
+    return render(blender, samples)
+
+
+def render(blender, samples=4) -> np.ndarray:
+    scene = blender.context.scene
+    scene.render.engine = "CYCLES"
+    scene.cycles.samples = samples
+    scene.cycles.use_denoising = False
+    scene.cycles.pixel_filter_type = "BOX"
+    scene.cycles.max_bounces = 4
+    scene.render.resolution_x, scene.render.resolution_y = 128, 64
+    scene.render.resolution_percentage = 100
+    scene.render.image_settings.file_format = "OPEN_EXR"
+    scene.render.filepath = blender.app.tempdir + "render.exr"
+    blender.ops.render.render(write_still=True)
+    image = blender.data.images.load(scene.render.filepath, check_existing=False)
+    pixels = np.empty((64, 128, 4), np.float32)
+    image.pixels.foreach_get(pixels.ravel())
+    blender.data.images.remove(image)
+    return pixels[::-1, :, :3]
+
+
+def everything(blender) -> dict[str, set[str]]:
+    """Names of all datablocks in the file, by kind."""
+    kinds = (
+        "objects",
+        "meshes",
+        "materials",
+        "node_groups",
+        "images",
+        "collections",
+        "worlds",
+        "lights",
+        "cameras",
+    )
+    return {kind: {item.name for item in getattr(blender.data, kind)} for kind in kinds}
+
+
+def test_the_relit_room_is_lit_by_its_own_lamp(blender, build, room_folder):
+    made = box_room.room(64)
+    seen = panorama_of(blender, build, make(blender, build, room_folder), samples=16)
+    assert seen.mean() > 0.05 * box_room.radiance(made).mean()
+    # Not the lamp alone: every wall is lit.
+    dark = seen[made["emission"].max(axis=-1) == 0].mean(axis=-1)
+    assert np.percentile(dark, 5) > 0.01
+
+
+def test_original_light_shows_the_panorama(blender, build, room_folder, tmp_path):
+    made = box_room.room(64)
+    source = blender.data.images.new("source", 128, 64, float_buffer=True)
+    source.colorspace_settings.name = "Linear Rec.709"
+    rgba = np.ones((64, 128, 4), np.float32)
+    rgba[..., :3] = box_room.radiance(made)[::-1]
+    source.pixels.foreach_set(rgba.ravel())
+    collection = make(blender, build, room_folder, mode="ORIGINAL", source=source)
+    seen = panorama_of(blender, build, collection, samples=16)
+    wanted = box_room.radiance(made)
+    smooth = np.abs(np.diff(wanted, axis=1, append=wanted[:, :1])).max(axis=-1) < 0.02
+    smooth &= np.roll(smooth, 1, axis=1)
+    smooth[1:-1] &= np.abs(wanted[2:] - wanted[:-2]).max(axis=-1) < 0.02
+    smooth[[0, -1]] = False
+    assert smooth.mean() > 0.3
+    assert np.percentile(np.abs(seen - wanted)[smooth], 95) < 0.01
+
+
+def test_the_tone_mapped_panorama_stands_in_for_a_lost_source(blender, build, room_folder):
+    collection = make(blender, build, room_folder, mode="ORIGINAL")
+    wanted = np.minimum(box_room.radiance(box_room.room(64)), 1.0)
+    seen = panorama_of(blender, build, collection)
+    assert np.median(np.abs(seen - wanted)) < 0.02
+
+
+def test_the_place_lines_up_with_a_turned_world(blender, build, room_folder):
+    made = box_room.room(64)
+    image = blender.data.images.new("hdri", 128, 64, float_buffer=True)
+    image.colorspace_settings.name = "Linear Rec.709"
+    rgba = np.ones((64, 128, 4), np.float32)
+    rgba[..., :3] = np.minimum(box_room.radiance(made), 1.0)[::-1]
+    image.pixels.foreach_set(rgba.ravel())
+    world = blender.data.worlds.new("turned")
+    blender.context.scene.world = world
+    if blender.app.version < (5, 0):
+        world.use_nodes = True
+    nodes, links = world.node_tree.nodes, world.node_tree.links
+    coordinates, mapping = nodes.new("ShaderNodeTexCoord"), nodes.new("ShaderNodeMapping")
+    environment = nodes.new("ShaderNodeTexEnvironment")
+    environment.image = image
+    links.new(coordinates.outputs["Generated"], mapping.inputs["Vector"])
+    links.new(mapping.outputs["Vector"], environment.inputs["Vector"])
+    background = next(node for node in nodes if node.bl_idname == "ShaderNodeBackground")
+    links.new(environment.outputs["Color"], background.inputs["Color"])
+    rotation = (math.radians(20), math.radians(-10), math.radians(70))
+    mapping.inputs["Rotation"].default_value = rotation
+
+    collection = make(blender, build, room_folder, mode="ORIGINAL", rotation=rotation, source=image)
+    camera = blender.data.objects.new("camera", blender.data.cameras.new("camera"))
+    blender.context.scene.collection.objects.link(camera)
+    camera.location = (0.0, 0.0, 1.6)
+    camera.rotation_euler = (math.radians(75), 0.0, math.radians(-120))
+    blender.context.scene.camera = camera
+    camera.data.lens = 18.0
+    dome = render(blender, 16)
+    for item in collection.objects:
+        item.hide_render = True
+    sky = render(blender, 16)
+    assert sky.std() > 0.03
+    assert np.abs(dome - sky).mean() < 0.01
+
+
+def test_outside_light_enters_a_closed_room_through_the_window_alone(blender, build, tmp_path):
+    """Without emission and under a bright world, a room with no window is black."""
+    bright = blender.data.worlds.new("bright")
+    bright.color = (10.0, 10.0, 10.0)
+    blender.context.scene.world = bright
+    seen = {}
+    for window in (False, True):
+        folder = tmp_path / f"room{window}"
+        box_room.save(folder, box_room.room(64, window=window))
+        collection = make(blender, build, folder)
+        build.place.control(collection, "Emission Strength").default_value = 0.0
+        seen[window] = panorama_of(blender, build, collection, samples=16)
+    assert seen[False].max() < 1e-3
+    made = box_room.room(64, window=True)
+    wall = made["depth"] > 0
+    assert seen[True][~wall].mean() > 5.0
+    assert seen[True][wall].mean() > 0.01
+
+
+def test_building_twice_replaces_only_its_own(blender, build, room_folder):
+    collection = make(blender, build, room_folder)
+    build.place.control(collection, "Roughness Gain").default_value = 0.5
+    mine = blender.data.objects.new("mine", None)
+    collection.objects.link(mine)
+    before = everything(blender)
+    again = make(blender, build, room_folder)
+    assert again == collection
+    assert everything(blender) == before
+    assert mine.name in again.objects
+    assert build.place.control(again, "Roughness Gain").default_value == 0.5
+
+
+def test_removing_leaves_the_file_as_it_was(blender, build, room_folder):
+    scene = blender.context.scene
+    scene.world = blender.data.worlds.new("world")
+    users = blender.data.images.load(str(room_folder / "albedo.png"))
+    users.colorspace_settings.name = "Non-Color"
+    before = everything(blender)
+    collection = make(blender, build, room_folder)
+    build.place.add_camera(blender.context, collection)
+    mine = blender.data.objects.new("mine", None)
+    collection.objects.link(mine)
+    collection.objects["OmniX room"].name = "renamed"
+    build.remove(blender.context, "room")
+    after = everything(blender)
+    assert after.pop("objects") == before.pop("objects") | {"mine"}
+    assert after == before
+    assert users.colorspace_settings.name == "Non-Color"
+    assert scene.world.name == "world"
+    assert mine.name in scene.collection.objects
+
+
+def test_two_places_live_side_by_side(blender, build, room_folder):
+    first = make(blender, build, room_folder, name="one")
+    second = make(blender, build, room_folder, name="two")
+    build.set_mode(second, "ORIGINAL")
+    assert build.place.control(first, "Relit").default_value == 1.0
+    assert build.place.control(second, "Relit").default_value == 0.0
+    build.remove(blender.context, "one")
+    assert [item.name for item in build.places()] == ["OmniX two"]
+    assert all(item.data.materials[0] for item in second.objects if item.type == "MESH")
+
+
+def test_the_viewpoint_is_at_camera_height_above_the_floor(blender, build, room_folder):
+    collection = make(blender, build, room_folder, camera_height=1.6)
+    blender.context.view_layer.update()
+    surface = build.place.part(collection, "surface")
+    lowest = min((surface.matrix_world @ vertex.co).z for vertex in surface.data.vertices)
+    # Background cells at the foot of a wall reach half a cell below the floor.
+    assert lowest == pytest.approx(0.0, abs=0.08)
+    assert build.place.viewpoint(collection).translation.z == pytest.approx(1.6)
+
+
+def test_a_replaced_depth_map_is_followed(blender, build, room_folder, tmp_path):
+    collection = make(blender, build, room_folder)
+    surface = build.place.part(collection, "surface")
+    before = max(vertex.co.z for vertex in surface.data.vertices)
+    made = box_room.room(64)
+    made["depth"] = made["depth"] * 2.0
+    box_room.save(tmp_path / "twice", made)
+    build.place.replace_map(collection, "depth", tmp_path / "twice" / "depth.exr")
+    after = max(vertex.co.z for vertex in surface.data.vertices)
+    assert after == pytest.approx(2.0 * before, rel=1e-3)
+    with pytest.raises(Exception, match="report"):
+        build.place.replace_map(collection, "depth", tmp_path / "twice" / "report.json")
+    assert max(vertex.co.z for vertex in surface.data.vertices) == after
+
+
+def test_settings_change_the_geometry_in_place(blender, build, room_folder):
+    collection = make(blender, build, room_folder)
+    surface = build.place.part(collection, "surface")
+    before = len(surface.data.polygons)
+    build.place.rebuild(collection, detail=64, fill=0.0, enclosed="NO")
+    assert build.place.part(collection, "surface") == surface
+    assert len(surface.data.polygons) == 64 * 32 < before
+    assert build.place.part(collection, "hull") is None
+    build.place.rebuild(collection, enclosed="YES")
+    assert build.place.part(collection, "hull") is not None
+
+
+@pytest.mark.parametrize("missing", ["depth.exr", "report.json"])
+def test_what_cannot_be_built_changes_nothing(blender, build, room_folder, missing):
+    make(blender, build, room_folder)
+    before = everything(blender)
+    (room_folder / missing).unlink()
+    with pytest.raises(Exception, match=r"depth|report\.json") as caught:
+        make(blender, build, room_folder)
+    assert type(caught.value).__name__ == "OmnixError"
+    assert everything(blender) == before
+
+
+def test_a_map_set_without_normals_or_light_still_stands(blender, build, tmp_path):
+    made = box_room.room(64)
+    box_room.save(tmp_path / "bare", {"depth": made["depth"], "panorama": made["panorama"]})
+    collection = make(blender, build, tmp_path / "bare", mode="ORIGINAL")
+    assert panorama_of(blender, build, collection).mean() > 0.1
+
+
+def test_undo_takes_the_place_back(blender, room_folder, enabled_extension):
+    blender.ops.ed.undo_push(message="before")
+    blender.ops.omnix.load_maps(
+        "EXEC_DEFAULT", True, directory=str(room_folder), name="room", build=True
+    )
+    assert "OmniX room" in blender.data.collections
+    blender.ops.ed.undo()
+    assert "OmniX room" not in blender.data.collections
