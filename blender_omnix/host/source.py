@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -173,9 +172,12 @@ def _mapping(node: bpy.types.Node) -> tuple[Matrix, list[str]]:
         return Matrix.Identity(3), []
     notes = []
     scale = node.inputs["Scale"].default_value
-    location = node.inputs["Location"].default_value
-    moves = node.vector_type in {"POINT", "TEXTURE"} and max(map(abs, location)) > _TOLERANCE
-    if moves or max(abs(s - scale[0]) for s in scale) > _TOLERANCE or scale[0] <= 0:
+    scaled = max(abs(s - scale[0]) for s in scale) > _TOLERANCE or scale[0] <= 0
+    # The other types turn directions alone and have no such socket.
+    moved = node.vector_type in {"POINT", "TEXTURE"} and any(
+        abs(x) > _TOLERANCE for x in node.inputs["Location"].default_value
+    )
+    if scaled or moved:
         notes.append(
             f"The world's node {node.name} also shifts or scales the panorama; "
             "the place follows its rotation alone."
@@ -219,19 +221,30 @@ _SUFFIXES = {"OPEN_EXR": ".exr", "HDR": ".hdr", "JPEG": ".jpg", "TIFF": ".tif", 
 
 def _exported(image: bpy.types.Image, name: str) -> Source:
     """Pixels that exist in Blender alone, written without loss."""
+    import numpy as np  # slow to import, and enabling the add-on should not wait for it
+
     scratch, file = _scratch(name, ".exr" if image.is_float else ".png")
-    # A copy, so that the user's image keeps its path, format and unsaved state.
-    copy = image.copy()
+    # Through another image, so that the user's keeps its path, format and unsaved state; and not
+    # through image.copy(), which forgets what was painted. Non-Color (is_data), since Blender saves
+    # an image that had no file as sRGB.
+    width, height = image.size
+    other = bpy.data.images.new(
+        name, width, height, alpha=True, float_buffer=image.is_float, is_data=True
+    )
     try:
-        copy.filepath_raw = str(file)
-        copy.file_format = "OPEN_EXR" if image.is_float else "PNG"
-        copy.save()
-    except RuntimeError:
+        pixels = np.empty(4 * width * height, np.float32)
+        image.pixels.foreach_get(pixels)
+        other.pixels.foreach_set(pixels)
+        other.filepath_raw = str(file)
+        other.file_format = "OPEN_EXR" if image.is_float else "PNG"
+        other.save()
+    except (RuntimeError, TypeError):
+        # TypeError: the number of values is not what it says because there are none.
         raise OmnixError(
-            f"The image {image.name} cannot be written to {file}; save it to a file first."
+            f"The pixels of the image {image.name} cannot be read; save it to a file first."
         ) from None
     finally:
-        bpy.data.images.remove(copy)
+        bpy.data.images.remove(other)
     return Source(file, name, image.name, scratch=scratch)
 
 

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Finding the panorama: worlds, images and files, and how a world turns what it shows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.blender
+
+TURN = (0.3, -0.5, 1.1)
+
+
+@pytest.fixture
+def source(host):
+    return host("source")
+
+
+@pytest.fixture
+def refusal(source):
+    """The exception as the installed package knows it."""
+    return source.OmnixError
+
+
+def generated(bpy, name="Sky", width=64, height=32, is_float=True):
+    return bpy.data.images.new(name, width, height, float_buffer=is_float)
+
+
+def direction_image(bpy, height=64):
+    """A panorama whose colour is the direction: rgb = 0.5 + 0.5 (x, y, z)."""
+    from blender_omnix.panorama import frames
+
+    image = generated(bpy, "Directions", 2 * height, height)
+    pixels = np.ones((height, 2 * height, 4), np.float32)
+    pixels[::-1, :, :3] = 0.5 + 0.5 * frames.directions(height, 2 * height)
+    image.pixels.foreach_set(pixels.ravel())
+    return image
+
+
+def write_png(bpy, path, width=64, height=32):
+    image = generated(bpy, "Written", width, height, is_float=False)
+    image.filepath_raw, image.file_format = str(path), "PNG"
+    image.save()
+    bpy.data.images.remove(image)
+    return path
+
+
+def make_world(bpy, image=None):
+    """A world of Texture Coordinate > Mapping > Environment Texture > Background; its nodes."""
+    world = bpy.data.worlds.new("World")
+    bpy.context.scene.world = world
+    if bpy.app.version < (5, 0, 0):
+        world.use_nodes = True
+    tree = world.node_tree
+    nodes = {
+        "output": tree.get_output_node("ALL"),
+        "background": next(n for n in tree.nodes if n.bl_idname == "ShaderNodeBackground"),
+        "coordinates": tree.nodes.new("ShaderNodeTexCoord"),
+        "mapping": tree.nodes.new("ShaderNodeMapping"),
+        "texture": tree.nodes.new("ShaderNodeTexEnvironment"),
+    }
+    nodes["texture"].image = image
+    link = tree.links.new
+    link(nodes["coordinates"].outputs["Generated"], nodes["mapping"].inputs["Vector"])
+    link(nodes["mapping"].outputs["Vector"], nodes["texture"].inputs["Vector"])
+    link(nodes["texture"].outputs["Color"], nodes["background"].inputs["Color"])
+    return world, nodes
+
+
+def test_an_image_on_disk_is_used_as_it_is(blender, source, tmp_path):
+    path = write_png(blender, tmp_path / "Große Halle.png")
+    image = blender.data.images.load(str(path))
+    found = source.from_image(image)
+    assert (found.file, found.name, found.image) == (path, "Große Halle", image.name)
+    assert found.scratch is None
+
+
+def test_a_packed_image_reaches_the_worker_byte_for_byte(blender, source, tmp_path):
+    path = write_png(blender, tmp_path / "packed.png")
+    content = path.read_bytes()
+    image = blender.data.images.load(str(path))
+    image.pack()
+    path.unlink()
+    found = source.from_image(image)
+    assert found.file.read_bytes() == content
+    assert found.file.name == "packed.png"
+    found.scratch.cleanup()
+    assert not found.file.exists()
+
+
+@pytest.mark.parametrize("is_float", [True, False], ids=["float", "byte"])
+def test_a_generated_image_is_written_without_loss(blender, source, is_float):
+    image = generated(blender, "Made Here", is_float=is_float)
+    values = np.linspace(0.0, 1.0, 64 * 32 * 4, dtype=np.float32)
+    values = values * 9.0 if is_float else np.round(values * 255) / 255
+    values[3::4] = 1.0
+    image.pixels.foreach_set(values)
+    before = (image.filepath, image.file_format, image.source, set(blender.data.images.keys()))
+
+    found = source.from_image(image)
+
+    after = (image.filepath, image.file_format, image.source, set(blender.data.images.keys()))
+    assert after == before
+    written = blender.data.images.load(str(found.file))
+    assert tuple(written.size) == (64, 32)
+    read = np.empty(values.size, np.float32)
+    written.pixels.foreach_get(read)
+    np.testing.assert_array_equal(read, values)
+
+
+def test_painted_pixels_win_over_the_file(blender, source, tmp_path):
+    image = blender.data.images.load(str(write_png(blender, tmp_path / "painted.png")))
+    pixels = np.ones(64 * 32 * 4, np.float32)
+    image.pixels.foreach_set(pixels)
+    assert image.is_dirty
+    found = source.from_image(image)
+    assert found.file.parent != tmp_path
+    written = blender.data.images.load(str(found.file))
+    read = np.empty_like(pixels)
+    written.pixels.foreach_get(read)
+    assert (read == 1.0).all()
+
+
+def test_a_missing_file_is_named(blender, source, refusal, tmp_path):
+    path = write_png(blender, tmp_path / "gone.png")
+    image = blender.data.images.load(str(path))
+    path.unlink()
+    with pytest.raises(refusal, match=r"gone\.png"):
+        source.from_image(image)
+
+
+@pytest.mark.parametrize("kind", ["TILED", "SEQUENCE", "MOVIE"])
+def test_anything_but_one_still_image_is_refused(blender, source, refusal, tmp_path, kind):
+    image = blender.data.images.load(str(write_png(blender, tmp_path / "tile.1001.png")))
+    image.source = kind
+    with pytest.raises(refusal, match="single still image"):
+        source.from_image(image)
+
+
+def test_no_image_no_world_and_no_texture_are_told_apart(blender, source, refusal):
+    with pytest.raises(refusal, match="No image is chosen"):
+        source.from_image(None)
+    with pytest.raises(refusal, match="The scene has no world"):
+        source.from_world(None)
+    world, nodes = make_world(blender)
+    with pytest.raises(refusal, match="The world World has no environment image"):
+        source.from_world(world)
+    nodes["texture"].image = generated(blender)
+    nodes["texture"].mute = True
+    with pytest.raises(refusal, match="has no environment image"):
+        source.from_world(world)
+
+
+def test_a_texture_that_the_world_does_not_show_is_not_taken(blender, source, refusal):
+    world, nodes = make_world(blender, generated(blender))
+    world.node_tree.links.remove(nodes["background"].inputs["Color"].links[0])
+    with pytest.raises(refusal, match="has no environment image"):
+        source.from_world(world)
+
+
+def test_a_mirror_ball_is_refused(blender, source, refusal):
+    world, nodes = make_world(blender, generated(blender))
+    nodes["texture"].projection = "MIRROR_BALL"
+    with pytest.raises(refusal, match="mirror ball"):
+        source.from_world(world)
+
+
+def test_strength_and_name_come_along(blender, source):
+    world, nodes = make_world(blender, generated(blender, "Hall.exr"))
+    nodes["background"].inputs["Strength"].default_value = 2.5
+    found = source.from_world(world)
+    assert (found.strength, found.name, found.image) == (2.5, "Hall", "Hall.exr")
+    assert found.notes == ()
+
+
+def test_the_texture_is_found_through_mixes_reroutes_and_groups(blender, source):
+    world, nodes = make_world(blender, generated(blender, "Inside"))
+    tree = world.node_tree
+    group = blender.data.node_groups.new("Sky", "ShaderNodeTree")
+    group.interface.new_socket("Color", in_out="OUTPUT", socket_type="NodeSocketColor")
+    inner = group.nodes.new("ShaderNodeTexEnvironment")
+    inner.image = generated(blender, "Grouped")
+    group.links.new(inner.outputs["Color"], group.nodes.new("NodeGroupOutput").inputs[0])
+    node = tree.nodes.new("ShaderNodeGroup")
+    node.node_tree = group
+    reroute = tree.nodes.new("NodeReroute")
+    tree.links.new(node.outputs[0], reroute.inputs[0])
+    tree.links.new(reroute.outputs[0], nodes["background"].inputs["Color"])
+    mix = tree.nodes.new("ShaderNodeMixShader")
+    tree.links.new(nodes["background"].outputs[0], mix.inputs[1])
+    tree.links.new(mix.outputs[0], nodes["output"].inputs["Surface"])
+    nodes["background"].inputs["Strength"].default_value = 3.0
+    found = source.from_world(world)
+    assert (found.name, found.strength) == ("Grouped", 3.0)
+
+
+@pytest.mark.parametrize("kind", ["POINT", "TEXTURE", "VECTOR", "NORMAL"])
+def test_the_rotation_is_the_one_that_is_seen(blender, source, tmp_path, kind):
+    """A panoramic render of the world shows, in every direction d, the panorama at R d."""
+    from mathutils import Euler
+
+    from blender_omnix.panorama import frames
+
+    world, nodes = make_world(blender, direction_image(blender))
+    nodes["mapping"].vector_type = kind
+    nodes["mapping"].inputs["Rotation"].default_value = TURN
+    nodes["texture"].interpolation = "Closest"
+    found = source.from_world(world)
+    found.scratch.cleanup()
+    assert not found.notes
+
+    seen = 2.0 * render_panorama(blender, tmp_path / "seen.exr", 32) - 1.0
+    turn = np.array(Euler(found.rotation, "XYZ").to_matrix())
+    expected = frames.directions(32, 64) @ turn.T
+    # Two pixels of the panorama.
+    assert np.abs(seen - expected).max() < 2 * np.pi / 64
+    assert np.abs(seen - frames.directions(32, 64)).mean() > 0.3
+
+
+def render_panorama(bpy, path, height):
+    """What is seen around the origin, (H, 2 H, 3) linear, image centre = +X."""
+    scene = bpy.context.scene
+    camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
+    camera.rotation_euler = (np.pi / 2, 0.0, -np.pi / 2)
+    camera.data.type = "PANO"
+    panorama = camera.data if hasattr(camera.data, "panorama_type") else camera.data.cycles
+    panorama.panorama_type = "EQUIRECTANGULAR"
+    scene.collection.objects.link(camera)
+    scene.camera = camera
+    scene.render.engine = "CYCLES"
+    scene.cycles.samples = 1
+    scene.cycles.use_denoising = False
+    scene.world.cycles.sampling_method = "NONE"
+    scene.render.filter_size = 0.01
+    scene.cycles.filter_width = 0.01
+    scene.render.resolution_x, scene.render.resolution_y = 2 * height, height
+    scene.render.resolution_percentage = 100
+    scene.render.filepath = str(path)
+    scene.render.image_settings.file_format = "OPEN_EXR"
+    scene.render.threads_mode, scene.render.threads = "FIXED", 1
+    bpy.ops.render.render(write_still=True)
+    image = bpy.data.images.load(str(path))
+    pixels = np.empty((height, 2 * height, 4), np.float32)
+    image.pixels.foreach_get(pixels.ravel())
+    return pixels[::-1, :, :3]
+
+
+def test_mappings_in_a_row_are_followed(blender, source):
+    from mathutils import Euler
+
+    world, nodes = make_world(blender, generated(blender))
+    second = world.node_tree.nodes.new("ShaderNodeMapping")
+    world.node_tree.links.new(nodes["mapping"].outputs[0], second.inputs["Vector"])
+    world.node_tree.links.new(second.outputs[0], nodes["texture"].inputs["Vector"])
+    nodes["mapping"].inputs["Rotation"].default_value = (0.4, 0.0, 0.0)
+    second.inputs["Rotation"].default_value = (0.0, 0.0, 1.0)
+    turn = Euler(source.from_world(world).rotation).to_matrix()
+    both = Euler((0.0, 0.0, 1.0)).to_matrix() @ Euler((0.4, 0.0, 0.0)).to_matrix()
+    np.testing.assert_allclose(turn, both, atol=1e-6)
+
+
+def test_what_cannot_be_followed_is_said(blender, source):
+    world, nodes = make_world(blender, generated(blender))
+    nodes["mapping"].inputs["Scale"].default_value = (-1.0, 1.0, 1.0)
+    (note,) = source.from_world(world).notes
+    assert "Mapping" in note
+    value = world.node_tree.nodes.new("ShaderNodeValue")
+    world.node_tree.links.new(value.outputs[0], nodes["background"].inputs["Strength"])
+    world.node_tree.links.new(value.outputs[0], nodes["mapping"].inputs["Rotation"])
+    assert len(source.from_world(world).notes) == 3
+    noise = world.node_tree.nodes.new("ShaderNodeVectorMath")
+    world.node_tree.links.new(noise.outputs[0], nodes["texture"].inputs["Vector"])
+    assert any("Vector Math" in note for note in source.from_world(world).notes)
+
+
+def test_the_panel_chooses(blender, source, refusal, tmp_path):
+    scene = blender.context.scene
+    with pytest.raises(refusal, match="has no world"):
+        source.from_choices(scene)
+    scene.omnix.source = "FILE"
+    with pytest.raises(refusal, match="No file is chosen"):
+        source.from_choices(scene)
+    scene.omnix.filepath = str(tmp_path / "any.exr")
+    assert source.from_choices(scene).file == tmp_path / "any.exr"
+    scene.omnix.source = "IMAGE"
+    scene.omnix.image = generated(blender, "Picked")
+    assert source.from_choices(scene).image == "Picked"
