@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -86,6 +87,15 @@ def test_the_client_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_nothing_in_blenders_process_starts_a_thread_or_a_server():
+    package = ROOT / "blender_omnix"
+    sources = [*(package / "host").rglob("*.py"), package / "worker" / "client.py"]
+    wrong = r"^\s*(import|from)\s+(threading|multiprocessing|concurrent|socket|asyncio)\b"
+    assert len(sources) > 1
+    for source in sources:
+        assert not re.search(wrong, source.read_text(encoding="utf-8"), re.MULTILINE), source
 
 
 class Clock:

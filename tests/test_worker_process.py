@@ -142,7 +142,7 @@ def test_cancel_leaves_nothing_half_done(client, panorama, tmp_path, mode):
     assert finish(client, "1")["type"] == "done"
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     client.extract("2", str(panorama), str(out), settings(mode))
-    follow(client, "progress", job="2")
+    follow(client, "progress", job="2", stage="Albedo")
     client.cancel("2")
     assert finish(client, "2")["type"] == "cancelled"
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
@@ -156,7 +156,7 @@ def test_cancel_leaves_nothing_half_done(client, panorama, tmp_path, mode):
 def test_cancelling_a_waiting_job_leaves_the_running_one(client, panorama, tmp_path):
     client.extract("1", str(panorama), str(tmp_path / "1"), settings("slow"))
     client.extract("2", str(panorama), str(tmp_path / "2"), settings())
-    follow(client, "progress", job="1")
+    follow(client, "progress", job="1", stage="Albedo")
     client.cancel("2")
     assert finish(client, "2")["type"] == "cancelled"
     assert client.running
@@ -268,10 +268,23 @@ def test_spaces_and_other_alphabets_in_every_path(panorama, tmp_path):
         client.close()
 
 
+def test_a_deaf_job_still_shows_signs_of_life(client, panorama, tmp_path):
+    client.extract("1", str(panorama), str(tmp_path / "set"), settings("deaf"))
+    follow(client, "progress", stage="Albedo")
+    follow(client, "alive")
+    os.kill(client.hello["pid"], signal.SIGSTOP)
+    client.poll()
+    silence = client.silence
+    time.sleep(0.1)
+    assert client.poll() == []
+    assert client.silence > silence
+    assert client.running
+
+
 def test_close_ends_a_deaf_worker_and_its_leftovers(client, panorama, tmp_path):
     out = tmp_path / "maps" / "set"
     client.extract("1", str(panorama), str(out), settings("deaf"))
-    follow(client, "progress", job="1")
+    follow(client, "progress", job="1", stage="Albedo")
     pid = client.hello["pid"]
     client.close()
     assert gone(pid)
