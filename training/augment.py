@@ -20,7 +20,8 @@ def photograph(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     balance = np.exp(rng.normal(0.0, 0.1, 3)).astype(np.float32)
     linear = np.maximum(linear * balance, 0.0)
     if rng.random() < 0.6:
-        picture, _ = tonemap.expose(linear, float(rng.normal(0.0, 0.5)))
+        stops = tonemap.auto_stops(linear[::2, ::2]) + float(rng.normal(0.0, 0.5))
+        picture = tonemap.expose_with(linear, stops)
     else:
         picture = camera(linear, rng)
     picture = grade(picture, rng)

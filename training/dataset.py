@@ -8,7 +8,6 @@ weighted sum of the components (light is additive), so each epoch sees each scen
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,11 +16,7 @@ import numpy as np
 from blender_omnix.panorama import frames
 
 from . import augment
-
-
-def data_folder() -> Path:
-    """Where scenes live: ``$OMNIX_DATA``, or a folder in the user's cache."""
-    return Path(os.environ.get("OMNIX_DATA", "~/.cache/blender_omnix/training")).expanduser()
+from .generate import data_folder
 
 
 @dataclass

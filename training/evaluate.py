@@ -2,10 +2,12 @@
 """Scores the compact engine on its own held-out scenes, next to what anybody could guess.
 
     python -m training.evaluate [--scenes DIR] [--out DIR]
+    python -m training.evaluate --panoramas FILE ... [--out DIR]
 
 Prints a table for rooms and one for outdoors, and what zeroing the adapters costs; writes both as
 ``scores.json`` and a contact sheet ``sheet.png``. Test scenes are rendered first where there are
-none. The pictures go through the tone mapping of ``extract`` and the engine as it ships.
+none. The second form writes ``panoramas.png``, maps of panoramas without a known truth. The
+pictures go through the tone mapping of ``extract`` and the engine as it ships.
 """
 
 from __future__ import annotations
@@ -20,13 +22,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from blender_omnix import images
 from blender_omnix.adapters.inject import activate
 from blender_omnix.engines.base import Prediction
 from blender_omnix.engines.compact.engine import WEIGHTS, CompactEngine, finish
 from blender_omnix.engines.compact.network import TASKS
-from blender_omnix.panorama import frames, tonemap
+from blender_omnix.panorama import clean, frames, resample, tonemap
 
-from .dataset import Scene, data_folder, read, under
+from .dataset import Scene, read, under
+from .generate import data_folder
 from .metrics import RISING, mean_scores, score
 
 MAPS = ("albedo", "normal", "roughness", "metallic", "depth")
@@ -207,13 +211,34 @@ def contact_sheet(scenes: list[Scene], predict: Predict, file: Path) -> None:
     sheet(rows, file)
 
 
+def panorama_sheet(files: list[Path], engine: CompactEngine, file: Path) -> None:
+    """What the engine says of panoramas without a known truth, one a row."""
+    rows = []
+    for path in files:
+        source = images.read_panorama(path, 1024)
+        linear, _ = clean.repair(
+            source.pixels if source.linear else tonemap.srgb_decode(source.pixels)
+        )
+        picture, _ = tonemap.expose(linear, display_referred=not source.linear)
+        maps = engine.predict(picture, MAPS, lambda *_: None, lambda: False)
+        height, width = maps["depth"].shape
+        rows.append((path.stem, [resample.shrink(picture, height, width), *panel(maps, None)]))
+    sheet(rows, file)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--scenes", type=Path, help="folder of scene files; default the test split")
     parser.add_argument("--out", type=Path, default=Path("evaluation"))
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--previous", type=Path, help="weights to compare with")
+    parser.add_argument("--panoramas", type=Path, nargs="+", help="only write a sheet of these")
     options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.panoramas:
+        compact = Compact(options.weights)
+        panorama_sheet(options.panoramas, compact.engine, options.out / "panoramas.png")
+        return
     folder = options.scenes or data_folder() / "scenes" / "test"
     if options.scenes is None and len(list(folder.glob("*.npz"))) < TEST_SCENES:
         command = ["-m", "training.generate", "--split", "test", "--count", str(TEST_SCENES)]
@@ -239,7 +264,6 @@ def main(arguments: list[str] | None = None) -> None:
     print("\nAdapters zeroed, how much worse (standard error over scenes):\n")
     for task, (gap, error) in rises.items():
         print(f"- {task}: {TASK_FIGURE[task]} {gap:+.3g} (+- {error:.2g})")
-    options.out.mkdir(parents=True, exist_ok=True)
     means = {
         kind: {row: mean_scores(pictures) for row, pictures in of_kind.items()}
         for kind, of_kind in scores.items()
