@@ -3,12 +3,23 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 GOLDEN = Path(__file__).parent / "data" / "omnix-tiny"
 MODEL = GOLDEN / "model"
 ADAPTERS = GOLDEN / "adapters"
 
 torch.set_num_threads(1)
+
+
+def make_weights(folder: Path) -> Path:
+    """A folder of weights as the engine takes it: the tiny model with its prompt cached."""
+    shutil.copytree(MODEL, folder)
+    inputs = load_file(GOLDEN / "inputs.safetensors")
+    prompt = {key: inputs[key] for key in ("prompt_embeds", "pooled_prompt_embeds")}
+    save_file(prompt, folder / "prompt_embeds.safetensors")
+    return folder

@@ -30,7 +30,8 @@ def test_schedule_shifts_by_the_token_count(tiny):
     sigmas = np.linspace(1.0, 0.2, 5)
     mu = calculate_shift(1000)
     expected = [1000 * np.exp(mu) / (np.exp(mu) + 1 / sigma - 1) for sigma in sigmas]
-    timesteps = pipeline.schedule(tiny.scheduler, 5, 1000, torch.device("cpu"))
+    # 40 x (94 + 6) latents are 1000 tokens of 2 x 2.
+    timesteps = pipeline.schedule(tiny.scheduler, torch.zeros(1, 16, 40, 94), 5)
     np.testing.assert_allclose(timesteps, expected, rtol=1e-5)
 
 
@@ -39,8 +40,9 @@ def denoise(tiny, conditions, noise, **options):
     prompt = Prompt(
         torch.randn(1, 7, 32, generator=generator), torch.randn(1, 32, generator=generator)
     )
+    timesteps = pipeline.schedule(tiny.scheduler, noise, 2)
     return pipeline.denoise(
-        tiny.transformer, tiny.scheduler, conditions, noise, prompt, steps=2, **options
+        tiny.transformer, tiny.scheduler, conditions, noise, prompt, timesteps, **options
     )
 
 

@@ -67,3 +67,8 @@ def _load_model(model_class, folder: Path, dtype: torch.dtype):
             f"({lacking[0]}, ...); download it again."
         )
     return model.eval().requires_grad_(False)
+
+
+def store_in_fp8(transformer: FluxTransformer2DModel) -> None:
+    """Keep the transformer's linears in 8-bit floats; each is widened while it computes."""
+    transformer.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=transformer.dtype)

@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     """Print one line per task; returns the exit code."""
     try:
         recording = read(args.folder)
+        runner = Runner(recording)
     except OmnixError as error:
         print(f"Nothing was compared: {error}", file=sys.stderr)
         return NOTHING_COMPARED
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"{task:<24}  not recorded")
             continue
         try:
-            difference = compare(recording, task)
+            difference = runner.compare(task)
         except OmnixError as error:
             failed += 1
             print(f"{task:<24}  failed: {error}")
@@ -134,70 +135,83 @@ def read(folder: Path) -> Recording:
         raise OmnixError(f"{file} is no description of a recorded set ({error!r}).") from None
 
 
-def compare(recording: Recording, task: str) -> Difference:
-    """Run one task on the recorded noise. Raises OmnixError when it cannot be run."""
-    import torch
+class Runner:
+    """State: the recorded model, with the adapters of the tasks compared so far."""
 
-    from ...adapters import inject, routing
-    from . import autoencoder, components, conditions, pipeline, prompt
+    def __init__(self, recording: Recording) -> None:
+        """Read the model. Raises OmnixError when it or the inputs cannot be read."""
+        import torch
 
-    names = recording.tasks[task]
-    inputs = _tensors(
-        recording.folder / "inputs.safetensors",
-        *("panorama_u8", prompt.TOKENS_KEY, prompt.POOLED_KEY),
-    )
-    expected = _tensors(
-        recording.expected(task),
-        *("target_noise", "posterior_noise", "condition_latents", "target_latents", "target_image"),
-    )
-    images = {
-        "rgb": conditions.rgb(inputs["panorama_u8"].numpy() / np.float32(255)),
-        "camray": conditions.camera_rays(recording.height, recording.width),
-    }
-    unknown = [name for name in names[:-1] if name not in images]
-    if unknown:
-        raise OmnixError(f"no image is recorded for the condition {unknown[0]}")
-    parts = components.load(recording.folder / "model", torch.float32)
-    injected = inject.inject(
-        parts.transformer, {name: recording.adapter(task, name) for name in names}
-    )
+        from . import components, conditions, prompt, sampler
 
-    for name, adapter in injected.items():
-        if adapter.modules != recording.modules or adapter.inspection.ranks != [recording.rank]:
-            raise OmnixError(
-                f"{recording.adapter(task, name)} fills {adapter.modules} modules at ranks "
-                f"{adapter.inspection.ranks}, not {recording.modules} at rank {recording.rank}"
-            )
-    pipeline.attend_across(parts.transformer)
-
-    noise = expected["posterior_noise"]
-    if len(noise) != len(names) - 1:
-        raise OmnixError(f"{len(noise)} posterior noises for {len(names) - 1} conditions")
-    clean = torch.cat(
-        [
-            # The official code lets the autoencoder tile what exceeds its sample size.
-            autoencoder.encode(parts.vae, images[name], noise[i : i + 1], tiled=True)
-            for i, name in enumerate(names[:-1])
-        ]
-    )
-    with routing.routing(parts.transformer, names):
-        latents = pipeline.denoise(
-            parts.transformer,
-            parts.scheduler,
-            clean,
-            expected["target_noise"],
+        inputs = _tensors(
+            recording.folder / "inputs.safetensors",
+            *("panorama_u8", prompt.TOKENS_KEY, prompt.POOLED_KEY),
+        )
+        self._recording = recording
+        self._parts = components.load(recording.folder / "model", torch.float32)
+        self._sampler = sampler.Sampler(
+            self._parts,
             prompt.Prompt(inputs[prompt.TOKENS_KEY], inputs[prompt.POOLED_KEY]),
+            recording.guidance,
+        )
+        self._images = {
+            "rgb": conditions.rgb(inputs["panorama_u8"].numpy() / np.float32(255)),
+            "camray": conditions.camera_rays(recording.height, recording.width),
+        }
+
+    def compare(self, task: str) -> Difference:
+        """Run one task on the recorded noise. Raises OmnixError when it cannot be run."""
+        import torch
+
+        from . import autoencoder
+
+        recording = self._recording
+        names = recording.tasks[task]
+        expected = _tensors(
+            recording.expected(task),
+            *("target_noise", "posterior_noise", "condition_latents"),
+            *("target_latents", "target_image"),
+        )
+        if unknown := [name for name in names[:-1] if name not in self._images]:
+            raise OmnixError(f"no image is recorded for the condition {unknown[0]}")
+        drawn = expected["posterior_noise"].split(1)
+        if len(drawn) != len(names) - 1:
+            raise OmnixError(f"{len(drawn)} posterior noises for {len(names) - 1} conditions")
+        self._add(task)
+
+        conditions = torch.cat(
+            [
+                # The official code lets the autoencoder tile what exceeds its sample size.
+                autoencoder.encode(self._parts.vae, self._images[name], noise, tiled=True)
+                for name, noise in zip(names[:-1], drawn, strict=True)
+            ]
+        )
+        latents = self._sampler.sample(
+            task,
+            conditions,
+            expected["target_noise"],
             steps=recording.steps,
-            guidance=recording.guidance,
             wrap_columns=recording.wrap_columns,
         )
-    image = autoencoder.decode(parts.vae, latents)
-    return Difference(
-        task,
-        _largest(clean, expected["condition_latents"]),
-        _largest(latents, expected["target_latents"]),
-        _largest(image, expected["target_image"]),
-    )
+        image = autoencoder.decode(self._parts.vae, latents)
+        return Difference(
+            task,
+            _largest(conditions, expected["condition_latents"]),
+            _largest(latents, expected["target_latents"]),
+            _largest(image, expected["target_image"]),
+        )
+
+    def _add(self, task: str) -> None:
+        recording = self._recording
+        files = {name: recording.adapter(task, name) for name in recording.tasks[task]}
+        for name, (injected, _effect) in self._sampler.add(task, files).items():
+            found = injected.inspection.ranks, injected.modules
+            if found != ([recording.rank], recording.modules):
+                raise OmnixError(
+                    f"{files[name]} has ranks {found[0]} and {found[1]} modules, not rank "
+                    f"{recording.rank} and {recording.modules} modules"
+                )
 
 
 def _tensors(file: Path, *keys: str) -> dict[str, torch.Tensor]:

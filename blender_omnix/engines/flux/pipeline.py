@@ -37,8 +37,8 @@ def denoise(
     conditions: torch.Tensor,
     noise: torch.Tensor,
     prompt: Prompt,
+    timesteps: torch.Tensor,
     *,
-    steps: int = STEPS,
     guidance: float = GUIDANCE,
     wrap_columns: int = WRAP_COLUMNS,
     on_step: Callable[[int], None] = lambda step: None,
@@ -47,13 +47,13 @@ def denoise(
 
     `conditions` (B - 1, C, h, w) are normalised clean latents and `noise` (1, C, h, w) starts the
     target. The transformer must already attend across the batch (`attend_across`) and route
-    element i through adapter i. `on_step(i)` runs before step i and may raise to stop.
+    element i through adapter i, and `timesteps` are what `schedule` has just set. `on_step(i)` runs
+    before step i and may raise to stop.
     """
     device = transformer.device
     clean = wrap.extend(conditions.to(device, torch.float32), wrap_columns)
     sample = wrap.extend(noise.to(device, torch.float32), wrap_columns)
-    tokens = sample.shape[-2] * sample.shape[-1] // PATCH**2
-    for index, timestep in enumerate(schedule(scheduler, steps, tokens, device)):
+    for index, timestep in enumerate(timesteps):
         on_step(index)
         batch = torch.cat([clean, sample])
         direction = velocity(transformer, batch, timestep, prompt, guidance)[-1:]
@@ -76,21 +76,29 @@ def velocity(
     """
     device, dtype = transformer.device, transformer.dtype
     batch, _, height, width = latents.shape
-    embedded_guidance = None
-    if transformer.config.guidance_embeds:
-        embedded_guidance = torch.full((batch,), guidance, device=device)
     output = transformer(
         hidden_states=pack(latents).to(device, dtype),
-        # Rounded to the network's type before it is scaled, as in Diffusers' FLUX pipeline.
-        timestep=timestep.to(device, dtype).expand(batch) / 1000,
-        guidance=embedded_guidance,
-        pooled_projections=prompt.pooled.to(device, dtype).expand(batch, -1),
         encoder_hidden_states=prompt.tokens.to(device, dtype).expand(batch, -1, -1),
         txt_ids=torch.zeros(prompt.tokens.shape[1], 3, device=device),
         img_ids=position_ids(height // PATCH, width // PATCH).to(device),
         return_dict=False,
+        **modulation(transformer, timestep.expand(batch), prompt, guidance),
     )[0]
     return unpack(output.float(), height, width)
+
+
+def modulation(
+    transformer: FluxTransformer2DModel, timesteps: torch.Tensor, prompt: Prompt, guidance: float
+) -> dict[str, torch.Tensor | None]:
+    """The transformer's arguments that its AdaLN layers see, for a batch at `timesteps` (B,)."""
+    device, dtype = transformer.device, transformer.dtype
+    embedded = torch.full(timesteps.shape, guidance, device=device)
+    return {
+        # Rounded to the network's type before it is scaled, as in Diffusers' FLUX pipeline.
+        "timestep": timesteps.to(device, dtype) / 1000,
+        "guidance": embedded if transformer.config.guidance_embeds else None,
+        "pooled_projections": prompt.pooled.to(device, dtype).expand(len(timesteps), -1),
+    }
 
 
 def attend_across(transformer: FluxTransformer2DModel) -> None:
@@ -99,19 +107,25 @@ def attend_across(transformer: FluxTransformer2DModel) -> None:
 
 
 def schedule(
-    scheduler: FlowMatchEulerDiscreteScheduler, steps: int, tokens: int, device: torch.device
+    scheduler: FlowMatchEulerDiscreteScheduler,
+    noise: torch.Tensor,
+    steps: int = STEPS,
+    wrap_columns: int = WRAP_COLUMNS,
 ) -> torch.Tensor:
-    """Set FLUX's shifted sigmas and return the timesteps (steps,).
+    """Set FLUX's shifted sigmas for a target like `noise` (1, C, h, w); returns timesteps (steps,).
 
-    The shift grows linearly with one element's token count; before it, sigmas are
-    linspace(1, 1/n, n).
+    The shift grows linearly with one element's token count, appended columns included; before it,
+    sigmas are linspace(1, 1/n, n).
     """
     config = scheduler.config
+    tokens = noise.shape[-2] * (noise.shape[-1] + wrap_columns) // PATCH**2
     slope = (config.max_shift - config.base_shift) / (
         config.max_image_seq_len - config.base_image_seq_len
     )
     shift = config.base_shift + slope * (tokens - config.base_image_seq_len)
-    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=shift, device=device)
+    scheduler.set_timesteps(
+        sigmas=np.linspace(1.0, 1 / steps, steps), mu=shift, device=noise.device
+    )
     return scheduler.timesteps
 
 

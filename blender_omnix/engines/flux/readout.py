@@ -31,7 +31,8 @@ def read(task: str, image: np.ndarray) -> Prediction:
 def read_normal(image: np.ndarray) -> Prediction:
     """World-space n = 2c - 1 in OmniX's frame to unit normals in Blender's, facing the viewer."""
     normal = frames.blender_from_omnix(image * 2 - 1).astype(np.float32)
-    rays = frames.directions(*image.shape[:2])
+    height, width = image.shape[:2]
+    rays = frames.directions(height, width)
     length = np.linalg.norm(normal, axis=-1, keepdims=True)
     # A mid-grey pixel has no direction; a surface square to the view is the neutral reading.
     normal = np.where(length > 1e-3, normal / np.maximum(length, 1e-3), -rays)

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The flux engine: FLUX.1-dev with one set of OmniX adapters per task."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ...adapters import find, report
+from ...errors import Cancelled, OmnixError
+from ...panorama import resample
+from . import autoencoder, components, conditions, pipeline, prompt, readout
+from .sampler import Sampler
+from .tasks import MAPS, TASKS, needed
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+    from ..base import Prediction
+
+# The network's largest panorama is 1440 x 720, and it works on multiples of 16 pixels.
+MAX_HEIGHT = 720
+MIN_HEIGHT = 64
+MULTIPLE = 16
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    device: torch.device
+    vae: AutoencoderKL
+    sampler: Sampler
+
+
+class FluxEngine:
+    """One FLUX run per task, each with that task's adapters. See `Engine`.
+
+    `weights` is a folder with FLUX.1-dev's transformer/, vae/ and scheduler/, and either
+    prompt_embeds.safetensors or the text encoders and tokenizers; `adapters` is the root of the
+    OmniX adapters, in any layout `adapters.find` knows. Adapters are injected when a map first
+    needs them and stay. `height` caps the network's panorama, `camera_rays` takes the normals that
+    are also conditioned on the ray directions, `fp8` stores the transformer in 8 bits (adapters and
+    modulation excepted), `device` is one of torch's, by default the best there is.
+    """
+
+    name = "flux"
+    makes = MAPS
+
+    def __init__(
+        self,
+        weights: str | Path = "",
+        adapters: str | Path = "",
+        *,
+        device: str = "",
+        height: int = MAX_HEIGHT,
+        steps: int = pipeline.STEPS,
+        camera_rays: bool = False,
+        fp8: bool = False,
+    ) -> None:
+        """Nothing is read yet. Raises OmnixError for an option out of its range."""
+        if not (weights and adapters):
+            raise OmnixError(
+                "The flux engine needs two folders: the FLUX.1-dev weights and the OmniX adapters; "
+                "choose them in the preferences, or with --weights and --adapters."
+            )
+        if not MIN_HEIGHT <= height <= MAX_HEIGHT:
+            raise OmnixError(
+                f"The network height {height} is not between {MIN_HEIGHT} and {MAX_HEIGHT}."
+            )
+        if steps < 1:
+            raise OmnixError(f"{steps} sampling steps are too few; 28 are usual.")
+        self.weights = Path(weights)
+        self.root = Path(adapters)
+        self.device = device
+        self.height = height
+        self.steps = steps
+        self.camera_rays = camera_rays
+        self.fp8 = fp8
+        self._loaded: _Loaded | None = None
+        self._entries: dict[str, list[dict[str, Any]]] = {}
+        self._used: list[str] = []
+
+    def load(self, progress: Callable[[str, float], None]) -> None:
+        """Read the weights; does nothing when that is done. Adapters follow when maps are known.
+
+        Raises OmnixError naming the file that is missing or damaged, or a folder without adapters.
+        """
+        if self._loaded is not None:
+            return
+        components.check(self.weights)
+        find.find(self.root)
+        device = _device(self.device or best_device())
+        progress("Loading Prompt", 0.0)
+        embeddings = prompt.load(self.weights, device)
+        progress("Loading FLUX", 0.1)
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        parts = components.load(self.weights, dtype)
+        # Before the move: the modulation's weights stay behind, and fp8 halves what is moved.
+        sampler = Sampler(parts, embeddings)
+        if self.fp8:
+            components.store_in_fp8(parts.transformer)
+        parts.transformer.to(device)
+        parts.vae.to(device)
+        self._loaded = _Loaded(device, parts.vae, sampler)
+        progress("Loading FLUX", 1.0)
+
+    def unload(self) -> None:
+        """Give the memory back."""
+        self._loaded = None
+        self._entries, self._used = {}, []
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def adapters(self) -> list[dict[str, Any]]:
+        """The report's `adapters` entries of the last prediction, task by task."""
+        return [entry for task in self._used for entry in self._entries[task]]
+
+    def predict(
+        self,
+        panorama: np.ndarray,
+        maps: Collection[str],
+        progress: Callable[[str, float], None],
+        cancelled: Callable[[], bool],
+        seed: int = 0,
+    ) -> Prediction:
+        """Maps at the network's size. See `Engine.predict`.
+
+        The same seed gives the same maps on one device, whichever other maps are asked for.
+        """
+        loaded = self._loaded
+        if loaded is None:
+            raise RuntimeError("load() comes before predict()")
+        tasks = needed(maps, self.camera_rays)
+        height, width = network_size(panorama.shape[0], self.height)
+        result: Prediction = {}
+        with _out_of_memory(width, height):
+            for task in tasks:
+                progress("Loading Adapters", 0.0)
+                self._add(loaded.sampler, task)
+            self._used = tasks
+            small = resample.shrink(panorama, height, width)
+            target, clean = _latents(loaded, small, tasks, seed)
+            for index, task in enumerate(tasks):
+
+                def on_step(step: int, index: int = index, task: str = task) -> None:
+                    if cancelled():
+                        raise Cancelled
+                    done = (index + step / self.steps) / len(tasks)
+                    progress(TASKS[task].title, done)
+
+                sampled = loaded.sampler.sample(
+                    task,
+                    torch.cat([clean[name] for name in find.TASKS[task][:-1]]),
+                    target,
+                    steps=self.steps,
+                    on_step=on_step,
+                )
+                image = autoencoder.decode(loaded.vae, sampled)
+                result |= readout.read(task, image[0].permute(1, 2, 0).cpu().numpy())
+        return result
+
+    def _add(self, sampler: Sampler, task: str) -> None:
+        """Inject, verify and measure a task's adapters, once."""
+        if task in self._entries:
+            return
+        added = sampler.add(task, find.task_files(self.root, task))
+        self._entries[task] = [
+            report.entry(task, replace(injected, name=name), effect)
+            for name, (injected, effect) in added.items()
+        ]
+
+
+def _latents(
+    loaded: _Loaded, panorama: np.ndarray, tasks: Collection[str], seed: int
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The noise every target starts from, and each condition's clean latents by adapter name.
+
+    All noise is drawn on the CPU in one order, whatever the tasks.
+    """
+    height, width = panorama.shape[:2]
+    images = {"rgb": conditions.rgb(panorama), "camray": conditions.camera_rays(height, width)}
+    factor = 2 ** (len(loaded.vae.config.block_out_channels) - 1)
+    shape = loaded.sampler.noise_shape(height // factor, width // factor)
+    generator = torch.Generator().manual_seed(seed)
+    target, *drawn = (torch.randn(shape, generator=generator) for _ in range(1 + len(images)))
+    used = {name for task in tasks for name in find.TASKS[task][:-1]}
+    clean = {
+        name: autoencoder.encode(loaded.vae, image, noise)
+        for (name, image), noise in zip(images.items(), drawn, strict=True)
+        if name in used
+    }
+    return target.to(loaded.device), clean
+
+
+@contextlib.contextmanager
+def _out_of_memory(width: int, height: int) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise OmnixError(
+            f"The accelerator's memory is too small for {width} x {height}; lower the network "
+            "height or store the transformer in 8 bits."
+        ) from None
+
+
+def network_size(height: int, limit: int = MAX_HEIGHT) -> tuple[int, int]:
+    """Rows and columns the network works at for a panorama of `height` rows."""
+    rows = max(min(height, limit), MIN_HEIGHT) // MULTIPLE * MULTIPLE
+    return rows, 2 * rows
+
+
+def best_device() -> str:
+    """The accelerator if there is one."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise OmnixError(
+            f"This computer has no device {name} that torch can use; leave the device empty."
+        ) from None
+    return device

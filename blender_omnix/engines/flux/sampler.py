@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A FLUX transformer made ready for OmniX's tasks, with the adapters of any number of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from ...adapters.effect import Effect, effects, require
+from ...adapters.inject import Injected, inject, remove
+from ...adapters.routing import routing
+from ...errors import OmnixError
+from . import pipeline
+from .components import Components
+from .modulation import ModulationTable
+from .prompt import CACHE, Prompt
+
+# The probe that shows what an adapter does: latent height, in the middle of the schedule.
+_PROBE_HEIGHT = 8
+_PROBE_TIMESTEP = 500.0
+
+
+class Sampler:
+    """State: the transformer, the adapters injected so far and the modulation table.
+
+    Adapters of all tasks live side by side; each batch is routed through its own task's.
+    """
+
+    def __init__(
+        self, components: Components, prompt: Prompt, guidance: float = pipeline.GUIDANCE
+    ) -> None:
+        """Prepare `components.transformer`, in place, for cross-adapter batches.
+
+        Raises OmnixError when the prompt was encoded for another network.
+        """
+        self._transformer = components.transformer
+        config = self._transformer.config
+        channels = prompt.tokens.shape[-1], prompt.pooled.shape[-1]
+        wanted = config.joint_attention_dim, config.pooled_projection_dim
+        if channels != wanted:
+            raise OmnixError(
+                f"The prompt embeddings have {channels} channels where the transformer takes "
+                f"{wanted}; delete {CACHE} to have the prompt encoded again."
+            )
+        self._scheduler = components.scheduler
+        self._prompt = prompt
+        self._guidance = guidance
+        self._adapters: dict[str, list[str]] = {}
+        pipeline.attend_across(self._transformer)
+        self._table = ModulationTable(self._transformer)
+
+    def noise_shape(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Shape of one element's latents for (height, width) latent rows and columns."""
+        return 1, self._transformer.config.in_channels // pipeline.PATCH**2, height, width
+
+    def add(self, task: str, files: Mapping[str, Path]) -> dict[str, tuple[Injected, Effect]]:
+        """Inject a task's adapters, {adapter: file} in batch order, the target last.
+
+        Each is verified, and what it does to the output of a small fixed input is measured. Raises
+        OmnixError, with the transformer as it was, when one is not exactly what the transformer
+        needs, does nothing, or does the same as another.
+        """
+        names = {f"{task}/{name}": file for name, file in files.items()}
+        injected = inject(self._transformer, names, dtype=self._transformer.dtype)
+        try:
+            measured = self._measure(list(names))
+            require(measured)
+        except OmnixError:
+            remove(self._transformer, names)
+            raise
+        self._adapters[task] = list(names)
+        return {
+            name: (result, measured[full])
+            for name, (full, result) in zip(files, injected.items(), strict=True)
+        }
+
+    def _measure(self, names: list[str]) -> dict[str, Effect]:
+        shape = self.noise_shape(_PROBE_HEIGHT, 2 * _PROBE_HEIGHT)
+        latents = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        timestep = torch.tensor([_PROBE_TIMESTEP])
+        self._fill(timestep)
+
+        def run(name: str | None) -> torch.Tensor:
+            with routing(self._transformer, [name]):
+                return pipeline.velocity(
+                    self._transformer, latents, timestep, self._prompt, self._guidance
+                )
+
+        return effects(run, names)
+
+    def sample(
+        self,
+        task: str,
+        conditions: torch.Tensor,
+        noise: torch.Tensor,
+        *,
+        steps: int = pipeline.STEPS,
+        wrap_columns: int = pipeline.WRAP_COLUMNS,
+        on_step: Callable[[int], None] = lambda step: None,
+    ) -> torch.Tensor:
+        """The target's latents (1, C, h, w) of a task that was added. See `pipeline.denoise`."""
+        timesteps = pipeline.schedule(self._scheduler, noise, steps, wrap_columns)
+        self._fill(timesteps)
+        with routing(self._transformer, self._adapters[task]):
+            return pipeline.denoise(
+                self._transformer,
+                self._scheduler,
+                conditions,
+                noise,
+                self._prompt,
+                timesteps,
+                guidance=self._guidance,
+                wrap_columns=wrap_columns,
+                on_step=on_step,
+            )
+
+    def _fill(self, timesteps: torch.Tensor) -> None:
+        self._table.fill(
+            **pipeline.modulation(self._transformer, timesteps, self._prompt, self._guidance)
+        )

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The engine against what the official code computed, and the command that compares them."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from blender_omnix.engines.flux import conformance
+from tests.flux_tiny import GOLDEN
+
+TASKS = json.loads((GOLDEN / "conformance.json").read_text())["tasks"]
+
+
+def run(folder) -> int:
+    parser = argparse.ArgumentParser()
+    conformance.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["conformance", str(folder)])
+    return args.run(args)
+
+
+@pytest.fixture(scope="module")
+def runner():
+    return conformance.Runner(conformance.read(GOLDEN))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_equals_the_official_code(runner, task):
+    difference = runner.compare(task)
+    assert difference.condition_latents <= 1e-5
+    assert difference.target_latents <= 1e-4
+    assert difference.target_image <= 1e-4
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A copy of the set with one task, one that can be spoiled."""
+    folder = tmp_path / "set"
+    shutil.copytree(GOLDEN, folder)
+    edit(folder, tasks={"rgb_to_pbr": ["rgb", "pbr"]})
+    return folder
+
+
+def edit(folder, **changes) -> None:
+    file = folder / "conformance.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def spoil(file, key, change) -> None:
+    tensors = load_file(file)
+    tensors[key] = change(tensors[key])
+    save_file(tensors, file)
+
+
+def contents(folder) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_agreement_exits_0_and_writes_nothing(recorded, capsys):
+    before = contents(recorded)
+    assert run(recorded) == 0
+    assert contents(recorded) == before
+    line = next(line for line in capsys.readouterr().out.splitlines() if "rgb_to_pbr" in line)
+    assert len([float(number) for number in line.split()[1:]]) == 3
+
+
+@pytest.mark.parametrize("key", ["condition_latents", "target_latents", "target_image"])
+def test_a_difference_exits_1(recorded, capsys, key):
+    spoil(recorded / "expected_rgb_to_pbr.safetensors", key, lambda tensor: tensor + 2e-4)
+    assert run(recorded) == 1
+    assert "differs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change", [lambda tensor: tensor * torch.nan, lambda tensor: tensor[..., :-1].contiguous()]
+)
+def test_nan_and_another_shape_differ(recorded, change):
+    spoil(recorded / "expected_rgb_to_pbr.safetensors", "target_image", change)
+    assert run(recorded) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_inference_steps": 27},
+        {"guidance_scale": 3.0},
+        {"blend_extend": 4},
+        {"tasks": {"rgb_to_pbr": ["pbr", "rgb"]}},
+        {"rank": 8},
+        {"modules_per_adapter": 20},
+    ],
+)
+def test_every_parameter_is_read(recorded, changes):
+    edit(recorded, **changes)
+    assert run(recorded) == 1
+
+
+def test_an_adapter_that_is_refused_fails_the_task(recorded, capsys):
+    file = recorded / "adapters" / "rgb_to_pbr" / "pbr" / "pytorch_lora_weights.safetensors"
+    spoil(file, next(iter(load_file(file))), torch.zeros_like)
+    assert run(recorded) == 1
+    assert "failed: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("missing", ["expected_rgb_to_pbr.safetensors", "conformance.json"])
+def test_nothing_to_compare_exits_2(recorded, missing, capsys):
+    (recorded / missing).unlink()
+    assert run(recorded) == 2
+    assert "Nothing was compared" in capsys.readouterr().err
+
+
+def test_an_empty_description_exits_2(recorded):
+    edit(recorded, tasks={})
+    assert run(recorded) == 2
+    (recorded / "conformance.json").write_text("{}")
+    assert run(recorded) == 2

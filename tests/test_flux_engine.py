@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from blender_omnix import engines, maps
+from blender_omnix.adapters.find import PUBLISHED_NAME
+from blender_omnix.adapters.inject import inject
+from blender_omnix.engines.flux import components
+from blender_omnix.engines.flux.engine import FluxEngine, network_size
+from blender_omnix.errors import Cancelled, OmnixError
+from blender_omnix.extract import Settings, extract
+from blender_omnix.panorama import frames
+from tests.flux_tiny import ADAPTERS, MODEL, make_weights
+
+ALL = ("albedo", "normal", "roughness", "metallic", "depth", "semantic")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return make_weights(tmp_path_factory.mktemp("flux") / "weights")
+
+
+@pytest.fixture(scope="module")
+def engine(weights):
+    engine = FluxEngine(weights, ADAPTERS, device="cpu", height=64, steps=2)
+    engine.load(ignore)
+    return engine
+
+
+def ignore(stage, fraction):
+    pass
+
+
+def picture(height):
+    return np.random.default_rng(3).random((height, 2 * height, 3), np.float32)
+
+
+def predict(engine, names, panorama=None, seed=0):
+    panorama = picture(70) if panorama is None else panorama
+    return engine.predict(panorama, names, ignore, lambda: False, seed)
+
+
+@pytest.mark.parametrize(
+    ("height", "size"),
+    [
+        (720, (720, 1440)),
+        (512, (512, 1024)),
+        (1024, (720, 1440)),
+        (4096, (720, 1440)),
+        (500, (496, 992)),
+        (50, (64, 128)),
+    ],
+)
+def test_the_network_works_at_multiples_of_16_up_to_1440(height, size):
+    assert network_size(height) == size
+
+
+@pytest.mark.parametrize("height", [20, 64, 71, 130])
+def test_any_panorama_gives_maps_at_the_networks_size(engine, height):
+    prediction = predict(engine, ("albedo", "depth"), picture(height))
+    assert prediction["albedo"].shape == (64, 128, 3)
+    assert prediction["depth"].shape == prediction["sky"].shape == (64, 128)
+
+
+def test_maps_are_in_range(engine):
+    prediction = predict(engine, ALL)
+    assert set(prediction) == {*ALL, "sky"}
+    assert all(array.dtype == np.float32 for array in prediction.values())
+    for name in ("albedo", "roughness", "metallic", "semantic", "sky"):
+        assert 0 <= prediction[name].min() <= prediction[name].max() <= 1
+    assert prediction["depth"].min() > 0
+    normal = prediction["normal"]
+    np.testing.assert_allclose(np.linalg.norm(normal, axis=-1), 1, atol=1e-5)
+    assert (np.sum(normal * frames.directions(64, 128), axis=-1) <= 1e-6).all()
+
+
+def test_the_seed_decides_and_other_maps_do_not(engine):
+    alone = predict(engine, ("depth",), seed=4)["depth"]
+    among = predict(engine, ALL, seed=4)["depth"]
+    assert np.array_equal(alone, among)
+    assert not np.allclose(alone, predict(engine, ("depth",), seed=5)["depth"])
+
+
+def test_camera_rays_change_the_normals_alone(weights, engine):
+    other = FluxEngine(weights, ADAPTERS, device="cpu", height=64, steps=2, camera_rays=True)
+    other.load(ignore)
+    names = ("albedo", "normal")
+    plain, guided = predict(engine, names), predict(other, names)
+    assert np.array_equal(plain["albedo"], guided["albedo"])
+    assert not np.allclose(plain["normal"], guided["normal"], atol=1e-2)
+    assert [entry["name"] for entry in other.adapters()[2:]] == ["rgb", "camray", "normal"]
+
+
+def test_fp8_halves_the_linears_and_spares_adapters():
+    transformer = components.load(MODEL, torch.float32).transformer
+    components.store_in_fp8(transformer)
+    files = {name: ADAPTERS / "rgb_to_pbr" / name / PUBLISHED_NAME for name in ("rgb", "pbr")}
+    inject(transformer, files, dtype=transformer.dtype)
+    layer = transformer.transformer_blocks[0].attn.to_q
+    assert layer.base_layer.weight.dtype == torch.float8_e4m3fn
+    assert layer.lora_A["rgb"].weight.dtype == torch.float32
+
+
+def test_fp8_stays_close_to_full_precision(weights, engine):
+    other = FluxEngine(weights, ADAPTERS, device="cpu", height=64, steps=2, fp8=True)
+    other.load(ignore)
+    full, stored = predict(engine, ("albedo",)), predict(other, ("albedo",))
+    difference = np.abs(full["albedo"] - stored["albedo"]).mean()
+    assert 0 < difference < 0.02
+
+
+def test_the_report_names_the_adapters_in_use(engine):
+    predict(engine, ("roughness", "depth"))
+    entries = engine.adapters()
+    assert [(entry["task"], entry["name"]) for entry in entries] == [
+        ("rgb_to_pbr", "rgb"),
+        ("rgb_to_pbr", "pbr"),
+        ("rgb_to_depth", "rgb"),
+        ("rgb_to_depth", "depth"),
+    ]
+    for entry in entries:
+        assert entry["modules_injected"] == entry["modules_expected"] == 21
+        assert entry["tensors_equal"] == entry["tensors"] == 42
+        assert entry["effect_off"] > 0.01
+        assert entry["effect_swapped"] > 0.01
+
+
+def test_progress_rises_and_cancelling_stops_between_steps(engine):
+    seen = []
+    predict_all = lambda cancelled: engine.predict(  # noqa: E731
+        picture(64), ("albedo", "depth"), lambda *step: seen.append(step), cancelled
+    )
+    predict_all(lambda: False)
+    fractions = [fraction for _stage, fraction in seen]
+    assert fractions == sorted(fractions)
+    assert {stage for stage, _fraction in seen} == {"Loading Adapters", "Albedo", "Depth"}
+
+    seen.clear()
+    with pytest.raises(Cancelled):
+        predict_all(lambda: any(stage == "Albedo" for stage, _fraction in seen))
+    assert [stage for stage, _ in seen if stage != "Loading Adapters"] == ["Albedo"]
+    assert set(predict_all(lambda: False)) == {"albedo", "depth", "sky"}
+
+
+def test_folders_that_do_not_fit_are_named(weights, tmp_path):
+    with pytest.raises(OmnixError, match="needs two folders"):
+        engines.create("flux", {})
+    with pytest.raises(OmnixError, match="it lacks transformer, vae, scheduler"):
+        FluxEngine(tmp_path, ADAPTERS).load(ignore)
+    with pytest.raises(OmnixError, match="holds no adapters"):
+        FluxEngine(weights, tmp_path).load(ignore)
+    with pytest.raises(OmnixError, match="no device nonsense"):
+        FluxEngine(weights, ADAPTERS, device="nonsense").load(ignore)
+
+
+def test_damaged_weights_are_named(weights, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "weights"
+    shutil.copytree(weights, folder)
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    del tensors["x_embedder.weight"]
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(OmnixError, match=r"1 tensors are missing .*x_embedder"):
+        FluxEngine(folder, ADAPTERS, device="cpu").load(ignore)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(OmnixError, match="transformer cannot be read"):
+        FluxEngine(folder, ADAPTERS, device="cpu").load(ignore)
+
+
+def test_a_refused_adapter_spoils_neither_the_engine_nor_other_maps(weights, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    root = tmp_path / "adapters"
+    shutil.copytree(ADAPTERS, root)
+    good = root / "rgb_to_depth" / "rgb" / "pytorch_lora_weights.safetensors"
+    twin = root / "rgb_to_depth" / "depth" / "pytorch_lora_weights.safetensors"
+    original = twin.read_bytes()
+    shutil.copy(good, twin)
+    broken = root / "rgb_to_pbr" / "pbr" / "pytorch_lora_weights.safetensors"
+    tensors = load_file(broken)
+    save_file(dict(list(tensors.items())[2:]), broken)
+
+    engine = FluxEngine(weights, root, device="cpu", height=64, steps=1)
+    engine.load(ignore)
+    with pytest.raises(OmnixError, match="missing"):
+        predict(engine, ("albedo", "metallic"))
+    with pytest.raises(OmnixError, match="may be a copy"):
+        predict(engine, ("depth",))
+    twin.write_bytes(original)
+    assert {"albedo", "depth"} <= set(predict(engine, ("albedo", "depth")))
+
+
+def test_a_missing_task_is_named(weights, tmp_path):
+    root = tmp_path / "adapters"
+    shutil.copytree(ADAPTERS, root)
+    shutil.rmtree(root / "rgb_to_semantic")
+    engine = FluxEngine(weights, root, device="cpu", height=64, steps=1)
+    engine.load(ignore)
+    with pytest.raises(OmnixError, match="lacks the adapter rgb and semantic of rgb_to_semantic"):
+        predict(engine, ("semantic",))
+
+
+def test_unload_and_load_again(weights):
+    engine = FluxEngine(weights, ADAPTERS, device="cpu", height=64, steps=1)
+    engine.load(ignore)
+    first = predict(engine, ("albedo",))["albedo"]
+    engine.unload()
+    assert engine.adapters() == []
+    engine.load(ignore)
+    assert np.array_equal(first, predict(engine, ("albedo",))["albedo"])
+
+
+def studio_light(name):
+    """One of the panoramas that Blender ships, found without importing bpy."""
+    spec = importlib.util.find_spec("bpy")
+    if spec is None or spec.origin is None:
+        pytest.skip("bpy is not installed")
+    return next(Path(spec.origin).parent.glob(f"*/datafiles/studiolights/world/{name}.exr"))
+
+
+def test_an_hdri_becomes_a_complete_map_set(weights, tmp_path):
+    """The path of a real job: a shipped HDRI in, all maps out, at the source's size."""
+    settings = Settings(
+        engine="flux",
+        maps=maps.REQUESTABLE,
+        size=256,
+        options={
+            "weights": str(weights), "adapters": str(ADAPTERS), "device": "cpu", "height": 64,
+            "steps": 1,
+        },
+    )  # fmt: skip
+    report = extract(studio_light("interior"), tmp_path / "set", settings)
+    arrays = maps.load(tmp_path / "set")
+    assert set(arrays) == {*maps.REQUESTABLE, "panorama"}
+    for name, array in arrays.items():
+        assert array.shape[:2] == (128, 256), name
+        assert np.isfinite(array).all(), name
+    assert (tmp_path / "set" / maps.PREVIEW).is_file()
+    assert report["engine"] == "flux"
+    assert report["size"] == [256, 128]
+    assert len(report["adapters"]) == 10
+    assert report["checks"]
