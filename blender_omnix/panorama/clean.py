@@ -44,22 +44,24 @@ def repair(linear: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """
     linear = np.array(linear, np.float32)
     notes = []
-    bad = ~np.isfinite(linear).all(axis=-1)
+    bad = ~np.logical_and.reduce([np.isfinite(linear[..., c]) for c in range(linear.shape[-1])])
     count = int(bad.sum())
     if count > MAX_NON_FINITE * bad.size:
         raise OmnixError(
             f"has {count} pixels that are not finite numbers ({100 * count / bad.size:.2g} % of "
             f"it): more than {100 * MAX_NON_FINITE:g} % cannot be filled in, so save it anew"
         )
-    negative = int(((linear < 0) & ~bad[..., None]).any(axis=-1).sum())
-    np.maximum(linear, 0.0, out=linear)
-    if negative:
-        notes.append(f"{_pixels(negative)} had negative values, which were set to 0.")
+    if (linear < 0).any():
+        negative = int(((linear < 0).any(axis=-1) & ~bad).sum())
+        np.maximum(linear, 0.0, out=linear)
+        if negative:
+            notes.append(f"{_pixels(negative)} had negative values, which were set to 0.")
     if count:
         _fill(linear, bad)
         notes.append(f"{_pixels(count)} held no finite number and took their neighbours' colour.")
     # Not exactly 0: a filled pixel is a mean, rounded.
-    if np.ptp(linear, axis=(0, 1)).max() <= 1e-6 * linear.max():
+    flat = linear.reshape(-1, linear.shape[-1])
+    if (flat.max(axis=0) - flat.min(axis=0)).max() <= 1e-6 * flat.max():
         raise OmnixError("holds one constant colour and nothing to see: choose another panorama")
     return linear, notes
 
