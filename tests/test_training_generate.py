@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The scene generator: the contract of its files, its geometry, its seeds and its splits."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from training.scenes import assets
+
+WIDTH = 64
+
+
+def solid_angles(height: int) -> np.ndarray:
+    return np.cos((0.5 - (np.arange(height) + 0.5) / height) * np.pi)
+
+
+@pytest.fixture(scope="module")
+def generate():
+    pytest.importorskip("bpy")
+    from training import generate
+
+    return generate
+
+
+@pytest.mark.blender
+@pytest.mark.parametrize("kind", ["room", "outdoor"])
+def test_file_keeps_the_contract(generate, kind, tmp_path):
+    arrays = generate.make("train", 3, width=WIDTH, kind=kind, samples=2)
+    path = tmp_path / "000003.npz"
+    generate.save(path, arrays)
+    assert [p.name for p in tmp_path.iterdir()] == ["000003.npz"]
+    with np.load(path) as file:
+        data = {name: file[name] for name in file.files}
+    meta = json.loads(str(data["meta"]))
+    h, w = WIDTH // 2, WIDTH
+    k = len(meta["components"])
+    assert data["radiance"].shape == (k, h, w, 3)
+    assert data["radiance"].dtype == np.float16
+    assert np.isfinite(data["radiance"]).all()
+    assert data["lights"].shape[0] >= 4
+    assert data["lights"].shape[1:] == (k, 3)
+    assert (data["lights"].sum(axis=(1, 2)) > 0).all()
+    assert (data["albedo"].shape, data["albedo"].dtype) == ((h, w, 3), np.uint8)
+    assert (data["normal"].shape, data["normal"].dtype) == ((h, w, 3), np.int8)
+    assert (data["depth"].shape, data["depth"].dtype) == ((h, w), np.float16)
+    assert (data["pbr"].shape, data["pbr"].dtype) == ((h, w, 2), np.uint8)
+    assert (data["object"].shape, data["object"].dtype) == ((h, w), np.bool_)
+    assert meta["kind"] == kind
+    assert 0.8 <= meta["camera_height"] <= 2.5
+
+    from training.render import directions
+
+    normal = data["normal"].astype(float) / 127
+    np.testing.assert_allclose(np.linalg.norm(normal, axis=-1), 1, atol=0.02)
+    assert ((normal * directions(h, w)).sum(-1) < 0.02).all()
+    assert not (data["object"] & (data["depth"] == 0)).any()
+    assert (data["albedo"][data["depth"] == 0] == 0).all()
+
+
+@pytest.mark.blender
+def test_depth_normals_and_albedo_of_a_known_box():
+    pytest.importorskip("bpy")
+    from training import render
+    from training.scenes import lights, meshes
+    from training.scenes.materials import Materials
+
+    render.prepare(lights.GROUPS, WIDTH)
+    materials = Materials(np.random.default_rng(0), "train")
+    low, high, eye = np.array([-2.0, -3, 0]), np.array([4.0, 1.5, 2.5]), 1.5
+    grey = materials.plain((0.5, 0.25, 0.75), 0.4, 1.0)
+    meshes.add([meshes.box("wall", low, high)], {"wall": grey})
+    lights.bulb((1, 0, 2.2), 100, "lamps")
+    pitch, roll = np.radians([3.0, -2.0])
+    axes = render.camera(eye, pitch, roll)
+    maps = render.render(("lamps",), axes, samples=2)
+
+    rays = render.directions(WIDTH // 2, WIDTH)
+    world = rays @ axes
+    exits = np.where(world > 0, high - (0, 0, eye), low - (0, 0, eye)) / world
+    face = exits.argmin(-1)
+    np.testing.assert_allclose(maps["depth"], exits.min(-1), rtol=2e-3)
+    expected = -np.sign(world) * np.eye(3)[face]
+    agreement = (maps["normal"] @ axes * expected).sum(-1)
+    assert np.median(agreement) > 0.9999
+    assert (agreement > 0.99).mean() > 0.97  # rays into an edge may meet either face
+    linear = ((np.array([0.5, 0.25, 0.75]) + 0.055) / 1.055) ** 2.4
+    np.testing.assert_allclose(
+        maps["albedo"], np.broadcast_to(linear, maps["albedo"].shape), atol=2e-3
+    )
+    np.testing.assert_allclose(maps["roughness"], 0.4, atol=1e-3)
+    np.testing.assert_allclose(maps["metallic"], 1.0, atol=1e-3)
+    assert maps["lamps"].mean() > 0.01
+
+
+@pytest.mark.blender
+def test_upright_camera_looks_along_x():
+    pytest.importorskip("bpy")
+    from training import render
+    from training.scenes import lights, meshes
+    from training.scenes.materials import Materials
+
+    render.prepare(lights.GROUPS, WIDTH)
+    materials = Materials(np.random.default_rng(0), "train")
+    wall = materials.plain((0.5, 0.5, 0.5), 0.5)
+    meshes.add(
+        [meshes.box("w", (3, -9, 0), (3.2, 9, 9)), meshes.box("w", (-9, 5, 0), (9, 5.2, 9))],
+        {"w": wall},
+    )
+    lights.bulb((0, 0, 2), 100, "lamps")
+    maps = render.render(("lamps",), render.camera(1.5), samples=1)
+    middle = WIDTH // 4
+    centre, left = (middle, WIDTH // 2), (middle, WIDTH // 4)
+    np.testing.assert_allclose(maps["normal"][centre], (-1, 0, 0), atol=1e-3)
+    np.testing.assert_allclose(maps["depth"][centre], 3, rtol=0.01)
+    np.testing.assert_allclose(maps["normal"][left], (0, -1, 0), atol=1e-3)
+    np.testing.assert_allclose(maps["depth"][left], 5, rtol=0.01)
+    # Nothing behind the camera: sky.
+    assert maps["depth"][middle, 0] == 0
+    assert maps["metallic"][middle, 0] == 0
+
+
+@pytest.mark.blender
+def test_same_seed_same_place(generate):
+    first, again, other = (
+        generate.make("train", seed, width=32, kind="room", samples=1) for seed in (5, 5, 6)
+    )
+    for name in ("depth", "normal", "object", "lights"):
+        np.testing.assert_array_equal(first[name], again[name])
+    assert np.mean(first["depth"] != other["depth"]) > 0.5
+
+
+def test_splits_share_no_assets():
+    for sheet in sorted(p.stem for p in (assets.ASSETS / "textures").glob("*.webp")):
+        train = {tile.tobytes() for tile in assets.swatches(sheet, "train")}
+        test = {tile.tobytes() for tile in assets.swatches(sheet, "test")}
+        assert not train & test, sheet
+    assert not set(assets.hdris("train")) & set(assets.hdris("test"))
+    assert not set(assets.furniture("train", "")) & set(assets.furniture("test", ""))
+    assert assets.hdris("val") == assets.hdris("train")
+    assert len(assets.hdris("test")) >= 2
+    assert len(assets.furniture("test", "")) >= 8
+    with pytest.raises(ValueError, match="unknown split"):
+        assets.swatches("Wood", "holdout")
+
+
+def test_every_material_kind_has_swatches_in_every_split():
+    pytest.importorskip("bpy")
+    from training.scenes.materials import KINDS
+
+    for split in assets.SPLITS:
+        for name, kind in KINDS.items():
+            if kind.sheets and kind.flat < 1:
+                assert any(assets.swatches(sheet, split) for sheet in kind.sheets), (name, split)
+
+
+def test_conditions_cover_day_and_night():
+    pytest.importorskip("bpy")
+    from training.scenes.lights import conditions
+
+    names = ["environment", "sun", "lamps", "lamps2"]
+    weights = conditions(np.random.default_rng(1), names)
+    assert weights.shape == (8, 4, 3)
+    assert (weights >= 0).all()
+    daylight, lamps = weights[:, :2].sum((1, 2)), weights[:, 2:].sum((1, 2))
+    assert (lamps == 0).any()
+    assert (daylight < 0.1).any()
+    only = conditions(np.random.default_rng(1), ["environment", "sun"])
+    assert (only.sum((1, 2)) > 0).all()

@@ -1,0 +1,882 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Furnished rooms, halls, corridors and attics around a camera at x = y = 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import furniture as fu
+from . import lights, meshes
+from .materials import Materials
+from .meshes import Shape, box, moved, quad, rod
+
+Rng = np.random.Generator
+SHELL = 1
+
+STYLES = (
+    "living",
+    "bedroom",
+    "dining",
+    "office",
+    "kitchen",
+    "corridor",
+    "hall",
+    "industrial",
+    "attic",
+    "store",
+)
+STYLE_WEIGHTS = (0.19, 0.12, 0.1, 0.13, 0.1, 0.07, 0.08, 0.11, 0.06, 0.04)
+
+
+@dataclass
+class Opening:
+    """A hole in a wall: along the wall from `left` to `right`, from `low` to `high`, in metres."""
+
+    left: float
+    right: float
+    low: float
+    high: float
+    kind: str
+
+
+@dataclass
+class Wall:
+    """One side of the room: `start` + s * `along`, s in 0..length; `inward` points inside."""
+
+    start: np.ndarray
+    along: np.ndarray
+    inward: np.ndarray
+    length: float
+    openings: list[Opening] = field(default_factory=list)
+
+    @property
+    def yaw(self) -> float:
+        """Turn that makes a shape's back (+y) touch this wall."""
+        return float(np.arctan2(self.inward[0], -self.inward[1]))
+
+    def point(self, s: float, inset: float = 0.0, z: float = 0.0) -> np.ndarray:
+        x, y = self.start + self.along * s + self.inward * inset
+        return np.array([x, y, z])
+
+
+@dataclass
+class Room:
+    """The room under construction: extents, walls and the floor areas already taken."""
+
+    low: np.ndarray
+    high: np.ndarray
+    height: float
+    walls: list[Wall]
+    taken: list[tuple[float, float, float, float]] = field(default_factory=list)
+
+    def free(self, x0: float, y0: float, x1: float, y1: float, margin: float = 0.03) -> bool:
+        """Whether a floor rectangle lies in the room, off the camera and off what stands there."""
+        inside = (
+            x0 > self.low[0] - 0.01
+            and y0 > self.low[1] - 0.01
+            and x1 < self.high[0] + 0.01
+            and y1 < self.high[1] + 0.01
+        )
+        clear = all(
+            x1 < a - margin or x0 > c + margin or y1 < b - margin or y0 > d + margin
+            for a, b, c, d in self.taken
+        )
+        return inside and clear
+
+
+def build(rng: Rng, materials: Materials, style: str | None = None) -> dict:
+    """Build a random room; return style, camera height, box (z from the floor) and light groups."""
+    style = style or str(rng.choice(STYLES, p=STYLE_WEIGHTS))
+    room = _plan(rng, style)
+    bright = rng.random() < (0.6 if style in ("corridor", "store", "industrial") else 0.88)
+    _openings(rng, room, style, bright)
+    _shell(rng, materials, room, style)
+    windows = _fill_openings(rng, materials, room)
+    daylight = windows > 0
+    groups = []
+    if daylight:
+        outside = lights.environment(
+            rng,
+            materials.split,
+            str(rng.choice(["hdri", "clear", "cloudy", "overcast"], p=[0.45, 0.2, 0.2, 0.15])),
+            False,
+        )
+        elevation = np.radians(rng.uniform(8, 60))
+        lights.sun(rng, elevation, _sun_azimuth(rng, room), rng.uniform(4, 18))
+        _outside(rng, materials, room)
+        groups += ["environment", "sun"]
+    else:
+        outside = "none"
+    _furnish(rng, materials, room, style)
+    groups += _lamps(rng, materials, room, style)
+    return {
+        "style": style,
+        "outside": outside,
+        "box": [*room.low.tolist(), 0.0, *room.high.tolist(), room.height],
+        "groups": groups,
+    }
+
+
+def _plan(rng: Rng, style: str) -> Room:
+    if style == "corridor":
+        size = np.array([rng.uniform(5, 16), rng.uniform(1.3, 2.4)])
+        height = rng.uniform(2.3, 3.2)
+    elif style == "hall":
+        size = rng.uniform((6, 5), (20, 14))
+        height = rng.uniform(3.2, 7.0)
+    elif style == "industrial":
+        size = rng.uniform((6, 5), (24, 16))
+        height = rng.uniform(3.2, 8.0)
+    else:
+        size = rng.uniform((2.6, 2.4), (7.5, 6.0))
+        height = rng.choice([rng.uniform(2.3, 2.8), rng.uniform(2.6, 3.8)])
+    if rng.random() < 0.5:
+        size = size[::-1].copy()
+    # The camera stands anywhere but closer than 0.45 m to a wall.
+    share = rng.beta(1.6, 1.6, 2)
+    low = -(0.45 + share * (size - 0.9))
+    high = low + size
+    (x0, y0), (x1, y1) = low, high
+    walls = [
+        Wall(np.array([x0, y0]), np.array([1.0, 0]), np.array([0, 1.0]), size[0]),
+        Wall(np.array([x1, y0]), np.array([0, 1.0]), np.array([-1.0, 0]), size[1]),
+        Wall(np.array([x1, y1]), np.array([-1.0, 0]), np.array([0, -1.0]), size[0]),
+        Wall(np.array([x0, y1]), np.array([0, -1.0]), np.array([1.0, 0]), size[1]),
+    ]
+    room = Room(low, high, float(height), walls)
+    keep = rng.uniform(0.3, 0.5)
+    room.taken.append((-keep, -keep, keep, keep))
+    return room
+
+
+def _openings(rng: Rng, room: Room, style: str, bright: bool) -> None:
+    """Cut windows, doors and wide passages; at most a few per wall."""
+    order = rng.permutation(4)
+    window_walls = set(order[: rng.integers(1, 4)].tolist()) if bright else set()
+    big = style in ("hall", "industrial")
+    door_wall = int(order[-1])
+    for k, wall in enumerate(room.walls):
+        s = rng.uniform(0.25, 0.8)
+        if k in window_walls:
+            sill = rng.choice(
+                [0.0, rng.uniform(0.3, 0.6), rng.uniform(0.8, 1.1)], p=[0.2, 0.25, 0.55]
+            )
+            top = min(room.height - 0.1, sill + rng.uniform(1.0, 2.2))
+            if big:
+                sill = rng.choice([rng.uniform(0.8, 1.2), room.height * 0.55])
+                top = min(room.height - 0.2, sill + rng.uniform(1.0, room.height * 0.5))
+            width = rng.uniform(0.7, 2.6) if not big else rng.uniform(1.0, 3.5)
+            gap = rng.uniform(0.2, 1.5)
+            most = int(rng.integers(1, 4)) if not big else 9
+            while s + width < wall.length - 0.15 and most:
+                wall.openings.append(Opening(s, s + width, float(sill), float(top), "window"))
+                s += width + gap
+                most -= 1
+        if (k == door_wall or rng.random() < 0.25) and wall.length - s > 1.3:
+            wide = rng.random() < 0.35
+            width = rng.uniform(1.4, 2.8) if wide else rng.uniform(0.75, 1.0)
+            if s + width < wall.length - 0.2:
+                s = rng.uniform(s, wall.length - 0.2 - width)
+                high = min(
+                    room.height - 0.05,
+                    rng.uniform(1.98, 2.15) if not wide else rng.uniform(2.1, 2.7),
+                )
+                kind = "passage" if wide or rng.random() < 0.4 else "door"
+                wall.openings.append(Opening(s, s + width, 0.0, high, kind))
+
+
+def _wall_shape(
+    wall: Wall, height: float, thickness: float, slot: str, inset=0.0, top=None, bottom=0.0
+) -> Shape:
+    """A wall with its openings as boxes, in room coordinates; `inset` > 0 sits in front of it."""
+    top = height if top is None else top
+    shape: Shape = []
+
+    def slab(a: float, b: float, z0: float, z1: float) -> None:
+        if b - a < 1e-3 or z1 - z0 < 1e-3:
+            return
+        p, q = wall.point(a, inset), wall.point(b, inset - thickness if inset == 0 else 0.0)
+        low, high = np.minimum(p, q), np.maximum(p, q)
+        shape.append(box(slot, (low[0], low[1], z0), (high[0], high[1], z1)))
+
+    s = -thickness if inset == 0 else 0.0
+    for opening in sorted(wall.openings, key=lambda o: o.left):
+        slab(s, opening.left, bottom, top)
+        slab(opening.left, opening.right, bottom, min(opening.low, top))
+        slab(opening.left, opening.right, max(opening.high, bottom), top)
+        s = opening.right
+    slab(s, wall.length + (thickness if inset == 0 else 0.0), bottom, top)
+    return shape
+
+
+def _wall_kinds(style: str) -> list[str]:
+    plain = ["wall_paint"] * 5 + ["wallpaper"] * 2 + ["pattern", "plaster", "plaster"]
+    if style in ("industrial", "store"):
+        return ["concrete", "concrete", "brick", "brick", "plaster", "wall_paint", "sheet_metal"]
+    if style == "kitchen":
+        return [*plain, "wall_tile", "wall_tile", "stone"]
+    return [*plain, "brick", "panelling", "panelling", "concrete", "stone"]
+
+
+def _shell(rng: Rng, materials: Materials, room: Room, style: str) -> None:
+    """Floor, ceiling, walls, skirting, wainscot, beams and slopes."""
+    (x0, y0), (x1, y1), h = room.low, room.high, room.height
+    kinds = _wall_kinds(style)
+    main = materials.any(*kinds)
+    accent = materials.any(*kinds)
+    accent_wall = int(rng.integers(4)) if rng.random() < 0.5 else -1
+    thickness = rng.uniform(0.12, 0.4)
+    for k, wall in enumerate(room.walls):
+        material = accent if k == accent_wall else main
+        meshes.add(_wall_shape(wall, h, thickness, "wall"), {"wall": material}, index=SHELL)
+    if style in ("industrial", "store"):
+        floor = materials.any(
+            "concrete", "concrete", "floor_tile", "asphalt", "floor_wood", "painted_metal", "stone"
+        )
+        ceiling = materials.any("concrete", "sheet_metal", "ceiling", "panelling", "painted_metal")
+    else:
+        floor = materials.any(
+            *["floor_wood"] * 5,
+            "floor_tile",
+            "floor_tile",
+            "floor_tile",
+            "carpet",
+            "carpet",
+            "stone",
+            "varnish",
+            "concrete",
+        )
+        ceiling = materials.any(*["ceiling"] * 7, "panelling", "wall_paint", "concrete")
+    m = thickness
+    ground = [box("floor", (x0 - m, y0 - m, -0.2), (x1 + m, y1 + m, 0.0))]
+    meshes.add(ground, {"floor": floor}, index=SHELL)
+    if rng.random() < (0.25 if style in ("industrial", "hall", "attic") else 0.04):
+        _skylights(rng, room, m, ceiling)
+    else:
+        meshes.add(
+            [box("ceiling", (x0 - m, y0 - m, h), (x1 + m, y1 + m, h + 0.2))],
+            {"ceiling": ceiling},
+            index=SHELL,
+        )
+    trim = materials.any("lacquer", "wood", "varnish", "wall_paint", "stone", "ceiling")
+    if rng.random() < 0.7 and style != "industrial":
+        depth, tall = rng.uniform(0.01, 0.02), rng.uniform(0.05, 0.16)
+        for wall in room.walls:
+            meshes.add(
+                _wall_shape(wall, h, 0, "trim", inset=depth, top=tall), {"trim": trim}, index=SHELL
+            )
+    if rng.random() < 0.2 and style != "industrial":
+        for wall in room.walls:
+            meshes.add(
+                _wall_shape(wall, h, 0, "trim", inset=0.06, bottom=h - 0.08),
+                {"trim": trim},
+                index=SHELL,
+            )
+    if rng.random() < 0.22:
+        lower = materials.any("panelling", "wall_tile", "wall_paint", "wood", "stone", "lacquer")
+        tall = rng.uniform(0.8, 1.4) if rng.random() < 0.8 else rng.uniform(1.8, 2.2)
+        for wall in room.walls:
+            meshes.add(
+                _wall_shape(wall, h, 0, "low", inset=0.012, top=tall), {"low": lower}, index=SHELL
+            )
+    _ceiling_works(rng, materials, room, style)
+    if style == "attic":
+        _slopes(rng, materials, room, main)
+    if style in ("hall", "industrial") and rng.random() < 0.6:
+        _columns(rng, materials, room)
+
+
+def _skylights(rng: Rng, room: Room, m: float, ceiling) -> None:
+    """A ceiling of strips with gaps that show the sky."""
+    (x0, y0), (x1, y1), h = room.low, room.high, room.height
+    gap, x = rng.uniform(0.4, 1.2), x0 - m
+    shape = []
+    while x < x1 + m:
+        end = min(x + rng.uniform(1.2, 3.0), x1 + m)
+        shape.append(box("ceiling", (x, y0 - m, h), (end, y1 + m, h + 0.2)))
+        if end + gap < x1:
+            edge = rng.uniform(0.3, 1.0)
+            shape.append(box("ceiling", (end, y0 - m, h), (end + gap, y0 + edge, h + 0.2)))
+            shape.append(box("ceiling", (end, y1 - edge, h), (end + gap, y1 + m, h + 0.2)))
+            lights.portal(((end + gap / 2), (y0 + y1) / 2, h + 0.2), (0, 0, -1), gap, y1 - y0)
+            x = end + gap
+        else:
+            x = end
+    meshes.add(shape, {"ceiling": ceiling}, index=SHELL)
+
+
+def _ceiling_works(rng: Rng, materials: Materials, room: Room, style: str) -> None:
+    """Beams, trusses, ducts and pipes under the ceiling."""
+    (x0, y0), (x1, y1), h = room.low, room.high, room.height
+    shape: Shape = []
+    if style == "industrial" and rng.random() < 0.75:
+        deep, r = min(1.2, h * 0.18), rng.uniform(0.025, 0.06)
+        for x in np.arange(x0 + rng.uniform(0.5, 2), x1, rng.uniform(2, 4)):
+            ys = np.linspace(y0, y1, max(3, int((y1 - y0) / deep)))
+            shape += [
+                rod("beam", (x, y0, h - 0.1), (x, y1, h - 0.1), r),
+                rod("beam", (x, y0, h - deep), (x, y1, h - deep), r),
+            ]
+            for k in range(len(ys) - 1):
+                a, b = (h - 0.1, h - deep) if k % 2 else (h - deep, h - 0.1)
+                shape.append(rod("beam", (x, ys[k], a), (x, ys[k + 1], b), r * 0.7, 6))
+        beam = materials.any("painted_metal", "metal", "rust", "wood")
+    elif rng.random() < (0.8 if style == "attic" else 0.15):
+        w, d = rng.uniform(0.06, 0.2), rng.uniform(0.1, 0.3)
+        for x in np.arange(x0 + rng.uniform(0.2, 1), x1, rng.uniform(0.6, 1.6)):
+            shape.append(box("beam", (x, y0, h - d), (x + w, y1, h)))
+        beam = materials.any("wood", "varnish", "panelling", "painted_metal", "lacquer")
+    else:
+        beam = None
+    if shape:
+        meshes.add(shape, {"beam": beam})
+    if style in ("industrial", "store", "hall", "office", "corridor") and rng.random() < 0.5:
+        pipes: Shape = []
+        for _ in range(int(rng.integers(1, 6))):
+            r, drop = rng.choice([0.03, 0.05, 0.15, 0.25]), rng.uniform(0.1, 0.5)
+            slot = (
+                rng.choice(["metal", "painted_metal", "rust", "polished", "sheet_metal"])
+                + f"#{len(pipes)}"
+            )
+            y = rng.uniform(y0 + 0.3, y1 - 0.3)
+            pipes.append(rod(slot, (x0, y, h - drop - r), (x1, y, h - drop - r), r, 14))
+        meshes.add(pipes, fu.resolve(pipes, materials))
+
+
+def _slopes(rng: Rng, materials: Materials, room: Room, wall_material) -> None:
+    """Slanted roof planes inside the box along x."""
+    (x0, y0), (x1, y1), h = room.low, room.high, room.height
+    knee = rng.uniform(0.7, 1.5)
+    reach = rng.uniform(0.25, 0.48) * (y1 - y0)
+    material = (
+        materials.any("panelling", "ceiling", "ceiling") if rng.random() < 0.6 else wall_material
+    )
+    sides = [0, 1] if rng.random() < 0.6 else [int(rng.integers(2))]
+    for side in sides:
+        ya, yb = (y0, y0 + reach) if side == 0 else (y1, y1 - reach)
+        # Stay above the camera's head.
+        if min(ya, yb) - 0.3 < 0 < max(ya, yb) + 0.3:
+            continue
+        plane = [quad("slope", (x0, ya, knee), (x1, ya, knee), (x1, yb, h), (x0, yb, h))]
+        meshes.add(plane, {"slope": material}, index=SHELL)
+
+
+def _columns(rng: Rng, materials: Materials, room: Room) -> None:
+    (x0, y0), (x1, y1), h = room.low, room.high, room.height
+    material = materials.any("concrete", "painted_metal", "stone", "brick", "wall_paint", "rust")
+    r, round_ = rng.uniform(0.12, 0.35), rng.random() < 0.4
+    for x in np.arange(x0 + rng.uniform(1, 3), x1 - 0.6, rng.uniform(2.5, 5)):
+        for y in (y0 + (y1 - y0) * 0.25, y0 + (y1 - y0) * 0.75):
+            if not room.free(x - r, y - r, x + r, y + r, 0.3):
+                continue
+            part = (
+                meshes.cylinder("column", r, 0, h, 20)
+                if round_
+                else box("column", (-r, -r, 0), (r, r, h))
+            )
+            meshes.add([part], {"column": material}, (x, y, 0))
+            room.taken.append((x - r, y - r, x + r, y + r))
+
+
+def _fill_openings(rng: Rng, materials: Materials, room: Room) -> int:
+    """Window frames and portals, door leaves, neighbouring rooms. Returns the number of windows."""
+    frame = materials.any("lacquer", "wood", "varnish", "painted_metal", "ceiling", "metal")
+    bars = rng.integers(0, 4, 2)
+    curtains = rng.random() < 0.4
+    sheet_rng_state = rng.integers(1 << 30)
+    count = 0
+    for wall in room.walls:
+        for opening in wall.openings:
+            w, h = opening.right - opening.left, opening.high - opening.low
+            middle = wall.point((opening.left + opening.right) / 2, 0.0, opening.low)
+            depth = rng.uniform(0.03, 0.1)
+            t = rng.uniform(0.03, 0.08)
+            shape: Shape = [
+                box("frame", (-w / 2, -0.02, 0), (-w / 2 + t, depth, h)),
+                box("frame", (w / 2 - t, -0.02, 0), (w / 2, depth, h)),
+                box("frame", (-w / 2, -0.02, h - t), (w / 2, depth, h)),
+            ]
+            if opening.kind == "window":
+                count += 1
+                shape.append(box("frame", (-w / 2, -0.02, 0), (w / 2, depth, t)))
+                for k in range(bars[0]):
+                    x = -w / 2 + w * (k + 1) / (bars[0] + 1)
+                    shape.append(box("frame", (x - t / 3, 0, 0), (x + t / 3, depth, h)))
+                for k in range(bars[1]):
+                    z = h * (k + 1) / (bars[1] + 1)
+                    shape.append(box("frame", (-w / 2, 0, z - t / 3), (w / 2, depth, z + t / 3)))
+                if opening.low > 0.2 and rng.random() < 0.6:
+                    shape.append(
+                        box("frame", (-w / 2 - 0.08, -0.15, -0.04), (w / 2 + 0.08, depth, 0))
+                    )
+                centre = wall.point(
+                    (opening.left + opening.right) / 2, -0.1, (opening.low + opening.high) / 2
+                )
+                lights.portal(centre, (*wall.inward, 0.0), w, h)
+                if curtains:
+                    same = np.random.default_rng(sheet_rng_state)
+                    top, drop = min(room.height - 0.05, opening.high + 0.15), rng.random() < 0.75
+                    base = 0.02 if drop or opening.low < 0.3 else opening.low - 0.15
+                    for side in (-1, 1):
+                        cw = w * rng.uniform(0.15, 0.3)
+                        s = (opening.left + opening.right) / 2 + side * (w / 2 - cw * 0.2)
+                        cloth = fu.curtain(same, cw, top - base)
+                        meshes.add(
+                            cloth,
+                            {
+                                p.slot: materials.shared("linen" if "linen" in p.slot else "fabric")
+                                for p in cloth
+                            },
+                            wall.point(s, 0.04, base),
+                            wall.yaw,
+                        )
+                    pole = [rod("pole", (-w * 0.7, -0.09, top), (w * 0.7, -0.09, top), 0.015)]
+                    meshes.add(
+                        pole,
+                        {"pole": materials.shared("polished")},
+                        wall.point((opening.left + opening.right) / 2, 0.0, 0.0),
+                        wall.yaw,
+                    )
+            meshes.add(shape, {"frame": frame}, middle, wall.yaw)
+            if opening.kind == "door":
+                leaf = fu.door(rng, w - 2 * t, h - t)
+                if rng.random() < 0.7:
+                    meshes.add(
+                        moved(leaf, (0, 0.06, 0)), fu.resolve(leaf, materials), middle, wall.yaw
+                    )
+                else:
+                    hinge = moved(
+                        moved(leaf, (w / 2 - t, 0, 0)),
+                        (-w / 2 + t, -0.02, 0),
+                        -rng.uniform(0.6, 1.6),
+                    )
+                    meshes.add(hinge, fu.resolve(leaf, materials), middle, wall.yaw)
+                    _neighbour(rng, materials, room, wall, opening)
+            elif opening.kind == "passage":
+                _neighbour(rng, materials, room, wall, opening)
+            if opening.kind != "window":
+                p, q = wall.point(opening.left), wall.point(opening.right, 0.9)
+                low, high = np.minimum(p, q), np.maximum(p, q)
+                room.taken.append((low[0], low[1], high[0], high[1]))
+    return count
+
+
+def _neighbour(rng: Rng, materials: Materials, room: Room, wall: Wall, opening: Opening) -> None:
+    """A furnished room or corridor behind an opening, with a lamp of its own."""
+    depth = rng.uniform(1.5, 5.0)
+    middle = (opening.left + opening.right) / 2
+    half = (opening.right - opening.left) / 2 + rng.uniform(0.3, 2.0)
+    h = max(opening.high + 0.05, min(room.height, rng.uniform(2.3, 3.2)))
+    gap = 0.42
+    shape: Shape = [
+        quad(
+            "floor",
+            (-half, 0.0, 0.001),
+            (half, 0.0, 0.001),
+            (half, depth + gap, 0.001),
+            (-half, depth + gap, 0.001),
+        ),
+        quad(
+            "ceiling",
+            (-half, gap, h),
+            (half, gap, h),
+            (half, depth + gap, h),
+            (-half, depth + gap, h),
+        ),
+        quad(
+            "wall",
+            (-half, gap, 0),
+            (-half, depth + gap, 0),
+            (-half, depth + gap, h),
+            (-half, gap, h),
+        ),
+        quad(
+            "wall", (half, gap, 0), (half, depth + gap, 0), (half, depth + gap, h), (half, gap, h)
+        ),
+        quad(
+            "back",
+            (-half, depth + gap, 0),
+            (half, depth + gap, 0),
+            (half, depth + gap, h),
+            (-half, depth + gap, h),
+        ),
+    ]
+    reveal = (opening.right - opening.left) / 2
+    for s in (-1, 1):
+        a, b = sorted((s * reveal, s * half))
+        shape.append(box("wall", (a, 0.12, 0), (b, gap, h)))
+    shape.append(box("wall", (-reveal, 0.12, opening.high), (reveal, gap, h)))
+    slots = {
+        "floor": materials.any("floor_wood", "floor_tile", "carpet", "stone"),
+        "ceiling": materials.any("ceiling", "ceiling", "panelling"),
+        "wall": materials.any("wall_paint", "wallpaper", "plaster", "brick"),
+        "back": materials.any("wall_paint", "wallpaper", "pattern", "panelling"),
+    }
+    base = wall.point(middle)
+    meshes.add(shape, slots, base, wall.yaw, index=SHELL)
+    makers = [fu.shelf, fu.cabinet, fu.sofa, fu.plant, fu.table]
+    for _ in range(int(rng.integers(1, 4))):
+        piece = makers[rng.integers(len(makers))](rng)
+        spot = (rng.uniform(-half * 0.7, half * 0.7), depth + gap - 0.5, 0)
+        meshes.add(moved(piece, spot), fu.resolve(piece, materials), base, wall.yaw)
+    c, s = np.cos(wall.yaw), np.sin(wall.yaw)
+    x, y = 0.0, gap + depth * 0.5
+    lights.ceiling_lamp(
+        rng,
+        materials,
+        base[0] + c * x - s * y,
+        base[1] + s * x + c * y,
+        h,
+        "lamps2",
+        str(rng.choice(["panel", "globe", "bulb", "downlight"])),
+        rng.uniform(10, 50),
+    )
+
+
+def _sun_azimuth(rng: Rng, room: Room) -> float:
+    """An azimuth from which the sun shines into some window."""
+    walls = [wall for wall in room.walls if any(o.kind == "window" for o in wall.openings)]
+    out = -walls[rng.integers(len(walls))].inward
+    return float(np.arctan2(out[1], out[0]) + rng.uniform(-1.0, 1.0))
+
+
+def _outside(rng: Rng, materials: Materials, room: Room) -> None:
+    """Ground, facades and trees that the windows may show."""
+    from .outdoors import tree
+
+    level = -rng.choice([rng.uniform(0.1, 0.5), rng.uniform(3, 12)])
+    kind = materials.any("grass", "asphalt", "paving", "soil")
+    meshes.add(
+        [quad("ground", (-80, -80, 0), (80, -80, 0), (80, 80, 0), (-80, 80, 0))],
+        {"ground": kind},
+        (0, 0, level),
+        index=SHELL,
+    )
+    for _ in range(int(rng.integers(0, 6))):
+        angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(16, 45)
+        w, h = rng.uniform(3, 10), rng.uniform(3, 14)
+        block = [box("facade", (-w, -3, 0), (w, 3, h))]
+        meshes.add(
+            block,
+            {"facade": materials.new("facade")},
+            (distance * np.cos(angle), distance * np.sin(angle), level),
+            angle + np.pi / 2,
+        )
+    for _ in range(int(rng.integers(0, 4))):
+        angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(15, 30)
+        shape = tree(rng, rng.uniform(4, 9))
+        meshes.add(
+            shape,
+            fu.resolve(shape, materials),
+            (distance * np.cos(angle), distance * np.sin(angle), level),
+        )
+
+
+def _against_wall(
+    rng: Rng, materials: Materials, room: Room, shape: Shape, tries: int = 10, gap: float = 0.03
+) -> Wall | None:
+    """Put a shape with its back to some wall, not before a window it would hide. None: no place."""
+    low, high = meshes.extent(shape)
+    for _ in range(tries):
+        wall = room.walls[rng.integers(4)]
+        w, d = high[0] - low[0], high[1] - low[1]
+        if wall.length < w + 0.1:
+            continue
+        s = rng.uniform(w / 2 + 0.03, wall.length - w / 2 - 0.03)
+        hidden = [
+            o
+            for o in wall.openings
+            if o.left < s + w / 2 and o.right > s - w / 2 and o.low < high[2] - 0.1
+        ]
+        if hidden:
+            continue
+        p, q = wall.point(s - w / 2, 0.0), wall.point(s + w / 2, d + gap)
+        a, b = np.minimum(p, q), np.maximum(p, q)
+        if room.free(a[0], a[1], b[0], b[1]):
+            room.taken.append((a[0], a[1], b[0], b[1]))
+            centred = moved(shape, (-(low[0] + high[0]) / 2, -high[1] - gap, 0))
+            meshes.add(centred, fu.resolve(shape, materials), wall.point(s), wall.yaw)
+            return wall
+    return None
+
+
+def _anywhere(
+    rng: Rng,
+    materials: Materials,
+    room: Room,
+    shape: Shape,
+    tries: int = 12,
+    near: float | None = None,
+) -> tuple[float, float] | None:
+    """Put a shape on the floor at any angle, `near` the camera if given. Returns its place."""
+    yaw = rng.choice([0, np.pi / 2, np.pi, -np.pi / 2]) + (
+        rng.normal(0, 0.3) if rng.random() < 0.5 else 0
+    )
+    turned = moved(shape, (0, 0, 0), yaw)
+    low, high = meshes.extent(turned)
+    for _ in range(tries):
+        if near is not None:
+            angle, distance = rng.uniform(0, 2 * np.pi), near + rng.uniform(0, 1.0)
+            reach = np.linalg.norm(high[:2] - low[:2]) / 2
+            x, y = (distance + reach * 0.6) * np.array([np.cos(angle), np.sin(angle)])
+        else:
+            x, y = rng.uniform(room.low, room.high)
+        if room.free(x + low[0], y + low[1], x + high[0], y + high[1], 0.02):
+            room.taken.append((x + low[0], y + low[1], x + high[0], y + high[1]))
+            meshes.add(shape, fu.resolve(shape, materials), (x, y, 0), yaw)
+            return float(x), float(y)
+    return None
+
+
+def _laden(rng: Rng, shape: Shape, most: int = 6) -> Shape:
+    """A table or cabinet with things on top."""
+    low, high = meshes.extent(shape)
+    result = list(shape)
+    for _ in range(int(rng.integers(0, most + 1))):
+        x = rng.uniform(low[0] * 0.75, high[0] * 0.75)
+        y = rng.uniform(low[1] * 0.6, high[1] * 0.6)
+        result += moved(fu.clutter(rng, 0.35), (x, y, high[2]), rng.uniform(0, 2 * np.pi))
+    return result
+
+
+def _dining(rng: Rng) -> Shape:
+    """A table with chairs around it."""
+    w, d = rng.uniform(1.0, 2.2), rng.uniform(0.75, 1.0)
+    shape = _laden(rng, fu.table(rng, w, d), 5)
+    seat = fu.chair(rng)
+    for side, yaw in ((-1, np.pi), (1, 0.0)):
+        for x in np.arange(-w / 2 + 0.35, w / 2 - 0.2, 0.62):
+            if rng.random() < 0.85:
+                shape += moved(
+                    seat,
+                    (x, side * (d / 2 + rng.uniform(-0.05, 0.25)), 0),
+                    yaw + rng.normal(0, 0.15),
+                )
+    return shape
+
+
+def _desk(rng: Rng) -> Shape:
+    """A desk with a monitor and a chair."""
+    w, d = rng.uniform(1.1, 1.8), rng.uniform(0.6, 0.8)
+    shape = _laden(rng, fu.table(rng, w, d, 0.74), 4)
+    shape += moved(fu.screen(rng), (0, d * 0.25, 1.02), 0, 0.5)
+    shape += moved(
+        fu.chair(rng), (rng.uniform(-0.3, 0.3), -d / 2 - 0.2, 0), np.pi + rng.normal(0, 0.5)
+    )
+    return shape
+
+
+def _furnish(rng: Rng, materials: Materials, room: Room, style: str) -> None:
+    area = float(np.prod(room.high - room.low))
+    fill = rng.uniform(0.5, 1.4)
+
+    def stock(prefix: str, maker) -> Shape:
+        piece = fu.stock(rng, materials, prefix) if rng.random() < 0.3 else None
+        return piece if piece is not None else maker(rng)
+
+    lists = {
+        "living": [
+            lambda: stock("couch", fu.sofa),
+            lambda: stock("armchair", fu.sofa),
+            lambda: fu.shelf(rng),
+            lambda: _laden(rng, fu.cabinet(rng, h=rng.uniform(0.5, 1.1))),
+            lambda: stock("cabinet", fu.cabinet),
+        ],
+        "bedroom": [
+            lambda: stock("bed", fu.bed),
+            lambda: _laden(rng, fu.cabinet(rng, 0.5, 0.5), 3),
+            lambda: fu.cabinet(rng, h=2.1),
+            lambda: fu.shelf(rng),
+            lambda: stock("armchair", fu.sofa),
+        ],
+        "dining": [
+            lambda: fu.shelf(rng),
+            lambda: _laden(rng, fu.cabinet(rng, h=0.9)),
+            lambda: stock("cabinet", fu.cabinet),
+        ],
+        "office": [
+            lambda: _desk(rng),
+            lambda: _desk(rng),
+            lambda: fu.shelf(rng),
+            lambda: fu.cabinet(rng),
+        ],
+        "kitchen": [
+            lambda: fu.kitchen(rng),
+            lambda: fu.fridge(rng),
+            lambda: fu.cabinet(rng),
+            lambda: fu.shelf(rng),
+        ],
+        "corridor": [
+            lambda: _laden(rng, fu.cabinet(rng, h=0.9, d=0.3), 3),
+            lambda: fu.chair(rng),
+            lambda: fu.plant(rng),
+        ],
+        "hall": [
+            lambda: fu.sofa(rng),
+            lambda: fu.cabinet(rng),
+            lambda: fu.shelf(rng),
+            lambda: stock("couch", fu.sofa),
+            lambda: fu.plant(rng),
+        ],
+        "industrial": [
+            lambda: fu.machine(rng),
+            lambda: fu.shelf(rng),
+            lambda: fu.cabinet(rng),
+            lambda: fu.barrel(rng),
+            lambda: fu.crate(rng),
+            lambda: fu.ladder(rng),
+            lambda: _laden(rng, fu.table(rng)),
+        ],
+        "attic": [
+            lambda: stock("bed", fu.bed),
+            lambda: fu.cabinet(rng, h=0.7),
+            lambda: _desk(rng),
+            lambda: fu.crate(rng),
+        ],
+        "store": [
+            lambda: fu.shelf(rng),
+            lambda: fu.shelf(rng),
+            lambda: fu.crate(rng),
+            lambda: fu.crate(rng),
+            lambda: fu.ladder(rng),
+            lambda: fu.barrel(rng),
+            lambda: fu.cabinet(rng),
+        ],
+    }
+    makers = lists[style]
+    if style == "kitchen":
+        _against_wall(rng, materials, room, makers[0](), 16)
+        makers = makers[1:]
+    if style in ("dining", "kitchen") or (style in ("hall", "living") and rng.random() < 0.5):
+        _anywhere(rng, materials, room, _dining(rng), near=0.3 if rng.random() < 0.7 else None)
+    if style in ("living", "hall") and rng.random() < 0.8:
+        _anywhere(
+            rng,
+            materials,
+            room,
+            _laden(rng, stock("table_low", lambda r: fu.table(r, h=0.42)), 5),
+            near=0.3,
+        )
+    if rng.random() < 0.5:
+        _anywhere(rng, materials, room, fu.chair(rng), near=0.25)
+    for k in range(min(16, int(3 + fill * area / 4))):
+        maker = makers[k % len(makers)] if k < len(makers) else makers[rng.integers(len(makers))]
+        _against_wall(rng, materials, room, maker())
+    loose = [
+        lambda: fu.plant(rng),
+        lambda: fu.crate(rng),
+        lambda: stock("chair", fu.chair),
+        lambda: fu.chair(rng),
+        lambda: stock("cactus", fu.plant),
+        lambda: fu.barrel(rng),
+    ]
+    for _ in range(
+        int(rng.integers(0, 4) + (area / 15 if style in ("industrial", "hall", "store") else 0))
+    ):
+        _anywhere(
+            rng,
+            materials,
+            room,
+            loose[rng.integers(len(loose))](),
+            near=0.3 if rng.random() < 0.4 else None,
+        )
+    if style in ("industrial", "store", "hall"):
+        for _ in range(int(rng.integers(1, 5))):
+            big = fu.machine(rng) if style != "hall" else fu.sofa(rng)
+            _anywhere(rng, materials, room, big)
+    if style in ("living", "bedroom", "dining", "hall", "attic", "office") and rng.random() < 0.65:
+        carpet = fu.rug(rng)
+        low, high = meshes.extent(carpet)
+        span = np.maximum(room.high - room.low - (high - low)[:2], 0.0)
+        x, y = room.low + span * rng.uniform(0.1, 0.9, 2) + (high - low)[:2] / 2
+        if (high - low)[0] < room.high[0] - room.low[0] and (high - low)[1] < room.high[
+            1
+        ] - room.low[1]:
+            meshes.add(carpet, fu.resolve(carpet, materials), (x, y, 0))
+    _hang(rng, materials, room, style)
+    if style in ("hall", "corridor", "industrial", "living") and rng.random() < 0.2:
+        steps = fu.stairs(rng, room.height - 0.05)
+        _against_wall(rng, materials, room, steps, 14, 0.0)
+
+
+def _hang(rng: Rng, materials: Materials, room: Room, style: str) -> None:
+    """Pictures, mirrors, screens, wall shelves and radiators on free stretches of wall."""
+    for wall in room.walls:
+        for _ in range(int(rng.integers(0, 4))):
+            choice = rng.random()
+            if choice < 0.6:
+                shape, z = fu.picture(rng), rng.uniform(1.35, 1.75)
+            elif choice < 0.72:
+                shape, z = fu.screen(rng), rng.uniform(1.2, 1.7)
+            elif choice < 0.86:
+                shape, z = fu.radiator(rng), 0.0
+            else:
+                piece = fu.stock(rng, materials, "shelf_")
+                shape, z = (
+                    (fu.shelf(rng, rng.uniform(0.5, 1.1), 0.5), 1.4)
+                    if piece is None
+                    else (piece, 1.5)
+                )
+            low, high = meshes.extent(shape)
+            w = high[0] - low[0]
+            if wall.length < w + 0.4 or (z + high[2] > room.height - 0.05):
+                continue
+            s = rng.uniform(w / 2 + 0.1, wall.length - w / 2 - 0.1)
+            if any(o.left < s + w / 2 + 0.05 and o.right > s - w / 2 - 0.05 for o in wall.openings):
+                continue
+            if choice >= 0.72:
+                p, q = wall.point(s - w / 2), wall.point(s + w / 2, high[1] - low[1])
+                a, b = np.minimum(p, q), np.maximum(p, q)
+                if not room.free(a[0], a[1], b[0], b[1]):
+                    continue
+            meshes.add(
+                moved(shape, (0, -high[1], 0)),
+                fu.resolve(shape, materials),
+                wall.point(s, 0.003, z),
+                wall.yaw,
+            )
+
+
+def _lamps(rng: Rng, materials: Materials, room: Room, style: str) -> list[str]:
+    """Ceiling lamps in group `lamps`, standing lamps in `lamps2`; returns the groups used."""
+    (x0, y0), (x1, y1), h = room.low, room.high, room.height
+    area = float(np.prod(room.high - room.low))
+    if style in ("industrial", "store"):
+        kind = str(rng.choice(["industrial", "industrial", "tube", "panel"]))
+    elif style in ("office", "corridor", "kitchen"):
+        kind = str(rng.choice(["panel", "tube", "downlight", "globe", "pendant"]))
+    else:
+        kind = str(rng.choice(["pendant", "globe", "bulb", "panel", "downlight", "pendant"]))
+    count = max(1, round(area / rng.uniform(6, 16)))
+    if kind in ("downlight", "panel", "tube", "industrial"):
+        nx = max(1, round(np.sqrt(count * (x1 - x0) / (y1 - y0))))
+        ny = max(1, round(count / nx))
+        places = [
+            (x0 + (x1 - x0) * (i + 0.5) / nx, y0 + (y1 - y0) * (j + 0.5) / ny)
+            for i in range(nx)
+            for j in range(ny)
+        ]
+    else:
+        places = [tuple(rng.uniform(room.low * 0.7, room.high * 0.7)) for _ in range(min(count, 3))]
+    for x, y in places[:12]:
+        if np.hypot(x, y) < 0.35 and kind in ("pendant", "bulb", "globe", "industrial"):
+            x += 0.6
+        lights.ceiling_lamp(
+            rng, materials, float(x), float(y), h, "lamps", kind, rng.uniform(20, 80)
+        )
+    for _ in range(int(rng.integers(1, 4))):
+        tall = rng.uniform(1.2, 1.8)
+        for _ in range(8):
+            x, y = rng.uniform(room.low + 0.25, room.high - 0.25)
+            if room.free(x - 0.2, y - 0.2, x + 0.2, y + 0.2):
+                room.taken.append((x - 0.2, y - 0.2, x + 0.2, y + 0.2))
+                base = 0.0
+                if rng.random() < 0.4:
+                    side = fu.table(rng, 0.45, 0.45, 0.5)
+                    meshes.add(side, fu.resolve(side, materials), (x, y, 0))
+                    base, tall = 0.5, rng.uniform(0.4, 0.65)
+                lights.standing_lamp(rng, materials, (x, y, base), tall, "lamps2")
+                break
+    return ["lamps", "lamps2"]
