@@ -54,14 +54,13 @@ def find(linear: np.ndarray, depth: np.ndarray | None = None) -> list[Light]:
     widest = 2.0 * np.pi * (1.0 - np.cos(np.radians(WIDEST)))
     found: list[Light] = []
     while len(found) < LIMIT:
-        peak = np.unravel_index(left.argmax(), left.shape)
+        row, column = np.unravel_index(left.argmax(), left.shape)
+        peak = int(row), int(column)
         ring = np.abs(rays @ rays[peak] - np.cos(np.radians(RING))) < _RING_WIDTH
         # Even a light of the widest kind would be too faint from here on.
         if left[peak] <= max(OVER_AMBIENT * np.median(light[ring]), least / widest):
             break
-        seed = np.zeros(left.shape, bool)
-        seed[peak] = True
-        region = regions.connected(seed, left > SHARE * left[peak])
+        region = _region(left, peak)
         left[region] = 0.0
         if omega[region].sum() > widest:
             continue
@@ -91,6 +90,29 @@ def find(linear: np.ndarray, depth: np.ndarray | None = None) -> list[Light]:
             )
         )
     return found
+
+
+def _region(light: np.ndarray, peak: tuple[int, int]) -> np.ndarray:
+    """Mask (H, W) of what is connected to the peak and above a share of it.
+
+    Only the surroundings of the peak are searched: a region that reaches beyond is too wide anyhow.
+    """
+    height, width = light.shape
+    reach = int(np.ceil(3.0 * WIDEST * height / 180.0))
+    top, bottom = max(0, peak[0] - reach), min(height, peak[0] + reach + 1)
+    narrowest = np.cos(frames.elevations(height)[[top, bottom - 1]]).min()
+    side = min(width // 2, int(np.ceil(reach / narrowest)))
+    columns = np.arange(peak[1] - side, peak[1] + side) % width
+    window = light[top:bottom, columns] > SHARE * light[peak]
+    # Nothing leaves the window but over a pole or, when it is as wide as the panorama, its seam.
+    window[0] &= top == 0
+    window[-1] &= bottom == height
+    window[:, [0, -1]] &= 2 * side == width
+    seed = np.zeros_like(window)
+    seed[peak[0] - top, side] = True
+    region = np.zeros(light.shape, bool)
+    region[top:bottom, columns] = regions.connected(seed, window)
+    return region
 
 
 def _blur(image: np.ndarray) -> np.ndarray:
