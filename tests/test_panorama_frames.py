@@ -86,7 +86,7 @@ def test_omnix_colours_decode_to_blender_axes():
 def blender_render(tmp_path_factory):
     """Cycles' panoramic picture of a world whose colour is its own direction, 64 x 32, linear."""
     bpy = pytest.importorskip("bpy")
-    bpy.ops.wm.read_factory_settings(use_empty=True)
+    bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
     scene = bpy.context.scene
     scene.render.engine = "CYCLES"
     scene.cycles.samples = 4
