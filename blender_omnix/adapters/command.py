@@ -17,6 +17,7 @@ from .report import findings, table
 
 # Columns of the table: heading, key of a row.
 COLUMNS = {
+    "well": "ok",
     "task": "task",
     "adapter": "name",
     "format": "format",

@@ -114,28 +114,38 @@ def convert(source: str | Path, target: str | Path, to: str) -> Converted:
     spelling, products = _read(source)
     family = spelling.format.family
     scaled = any(product.alpha is not None for product in products.values())
-    usual, roles = TARGETS[to]
-    matching = family == to and (to != "peft" or (spelling.format == usual and not scaled))
-    if matching:
+    usual, _ = TARGETS[to]
+    if family == to and (to != "peft" or (spelling.format == usual and not scaled)):
         raise OmnixError(
             f"{source} already has the keys of {to} ({spelling.format}): nothing is to be "
             "converted; use it as it is."
         )
-    written = Spelling(usual, roles, _metadata(spelling, products), {})
-    if family == to:
-        result = _folded(products)
-    elif restored := _restored(source, products, spelling, to):
-        written, result = restored
-    elif to == "peft":
-        result = _split(source, products, spelling.format)
-    else:
-        if family != "peft":
-            products = _split(source, products, spelling.format)
-        result = _fused(source, products, usual)
+    restored = _restored(source, products, spelling, to)
+    written, result = restored or _respelled(source, products, spelling, to)
     count = _write(target, written, result)
-    widest = max(FLOATS[m.dtype][3] for p in products.values() for m in (p.a, p.b))
-    wider = max(FLOATS[m.dtype][3] for p in result.values() for m in (p.a, p.b)) > widest
+    wider = _mantissa(result) > _mantissa(products)
     return Converted(str(spelling.format), str(written.format), count, wider)
+
+
+def _respelled(
+    file: Path, products: Products, spelling: Spelling, to: str
+) -> tuple[Spelling, Products]:
+    """The same changes as the layout `to` has them, and a record of how they were spelled."""
+    format, roles = TARGETS[to]
+    family = spelling.format.family
+    metadata = _metadata(spelling, products)
+    if family != "peft":
+        products = _split(file, products, spelling.format)
+    products = _folded(products) if to == "peft" else _fused(file, products, format)
+    # Loaders that find no alpha disagree on what it is: Kohya's files always state it.
+    alphas: dict[str, tuple[str, tuple[int, ...]]] = {}
+    if to == "kohya":
+        alphas = dict.fromkeys(products, ("F32", ()))
+    return Spelling(format, roles, metadata, alphas), products
+
+
+def _mantissa(products: Products) -> int:
+    return max(FLOATS[m.dtype][3] for p in products.values() for m in (p.a, p.b))
 
 
 def _read(file: Path) -> tuple[Spelling, Products]:
@@ -186,10 +196,7 @@ def _write(file: Path, spelling: Spelling, products: Products) -> int:
         stem = spelling.format.prefix + module
         for role, matrix in zip(spelling.roles, (product.a, product.b), strict=True):
             tensors[f"{stem}.{role}"] = (matrix.dtype, matrix.data.shape, matrix.data.tobytes())
-        stated = spelling.alphas.get(module)
-        if stated is None and spelling.format.family == "kohya":
-            stated = ("F32", ())
-        if stated is not None:
+        if stated := spelling.alphas.get(module):
             alpha = product.rank if product.alpha is None else product.alpha
             tensors[f"{stem}.alpha"] = (*stated, scalar_bytes(alpha, stated[0]))
     write(file, tensors, spelling.metadata)
@@ -197,7 +204,7 @@ def _write(file: Path, spelling: Spelling, products: Products) -> int:
 
 
 def _split(file: Path, products: Products, format: Format) -> Products:
-    """Products of fused modules as those of the model's modules, alphas folded in."""
+    """Products of fused modules as those of the model's modules."""
     result: Products = {}
     for module, product in products.items():
         parts = layout.parts(Pair(module, format))
@@ -221,7 +228,7 @@ def _split(file: Path, products: Products, format: Format) -> Products:
                     f"{file} cannot be converted: rows {rows[0]} to {rows[1] - 1} of "
                     f"{format.prefix}{module} change {part}, which OmniX adapters leave alone."
                 )
-    return _folded(result)
+    return result
 
 
 def _fused(file: Path, products: Products, format: Format) -> Products:
@@ -331,7 +338,7 @@ def _restored(
         back = (
             _fused(file, restored, spelling.format)
             if to == "peft"
-            else _split(file, restored, format)
+            else _folded(_split(file, restored, format))
         )
         alphas = {
             module: (note["alpha_as"][0], tuple(note["alpha_as"][1]))
@@ -340,7 +347,7 @@ def _restored(
         }
         found = Spelling(format, tuple(record["roles"]), dict(record["metadata"]), alphas)
     # A record is text that anyone may have written; one that makes no sense is no record.
-    except (KeyError, TypeError, ValueError, AttributeError, OmnixError):
+    except (LookupError, TypeError, ValueError, AttributeError, OmnixError):
         return None
     same = back.keys() == products.keys() and all(
         back[m].a.same(p.a) and back[m].b.same(p.b) and back[m].scale == p.scale

@@ -60,7 +60,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of equal keys as aligned plain text: numbers to the right, the rest to the left."""
     heads = list(rows[0])
     cells = [[cell(row[head]) for head in heads] for row in rows]
-    numeric = [all(isinstance(row[h], int | float | None) for row in rows) for h in heads]
+    numeric = [all(_is_number(row[head]) for row in rows) for head in heads]
     widths = [max(len(head), *(len(line[i]) for line in cells)) for i, head in enumerate(heads)]
     lines = []
     for line in [heads, ["-" * width for width in widths], *cells]:
@@ -72,12 +72,18 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | None) and not isinstance(value, bool)
+
+
 def cell(value: Any) -> str:
     """One value as the table shows it."""
     if value is None:
         return "-"
     if isinstance(value, list):
         return f"{cell(value[0])}..{cell(value[-1])}"
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
     if isinstance(value, float):
         return f"{value:.3g}"
     return str(value)

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`adapters check` and `adapters convert` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from blender_omnix import cli
+from blender_omnix.adapters import find
+from blender_omnix.adapters.check import ROUTING_TOLERANCE
+from blender_omnix.errors import OmnixError
+from tests.adapter_files import ADAPTER, ADAPTERS, MODEL, PREFIX, fused, good, kohya, save
+
+FILE = find.PUBLISHED_NAME
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = cli.main(["adapters", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    return code, out, err
+
+
+def checked(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict]:
+    code, out, _ = run(capsys, "check", *arguments, "--json")
+    return code, json.loads(out)
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    return shutil.copytree(ADAPTERS, tmp_path / "adapters")
+
+
+def test_the_recorded_set_is_well(capsys):
+    code, found = checked(capsys, ADAPTERS, "--base", MODEL)
+    assert code == 0
+    assert found["ok"] is True
+    assert len(found["adapters"]) == 13
+    for adapter in found["adapters"]:
+        assert adapter["ok"]
+        assert (adapter["format"], adapter["rank"], adapter["alpha"]) == ("peft", 4, None)
+        assert (adapter["modules_expected"], adapter["modules_injected"]) == (21, 21)
+        assert (adapter["tensors"], adapter["tensors_equal"]) == (42, 42)
+        assert adapter["routing_error"] < ROUTING_TOLERANCE["F32"]
+        assert adapter["effect_off"] > 0.1
+        assert adapter["effect_swapped"] > 0.1
+        assert adapter["unknown"] == adapter["missing"] == adapter["zero"] == []
+    batches = [(adapter["task"], adapter["name"]) for adapter in found["adapters"]]
+    assert batches[:3] == [("rgb_camray_to_normal", name) for name in ("rgb", "camray", "normal")]
+
+
+def test_the_table_has_a_line_for_each_adapter(capsys):
+    code, out, err = run(capsys, "check", ADAPTERS, "--base", MODEL)
+    lines = out.splitlines()
+    assert code == 0
+    assert err == ""
+    assert lines[0].split()[:4] == ["well", "task", "adapter", "format"]
+    assert lines[0].split()[-5:] == ["injected", "equal", "routing", "off", "swapped"]
+    assert len(lines) == 2 + 13 + 2
+    assert lines[-1] == "13 of 13 adapters are well."
+
+
+def test_without_a_base_the_modules_are_those_of_flux_dev(capsys):
+    code, found = checked(capsys, ADAPTER)
+    assert code == 1
+    (adapter,) = found["adapters"]
+    assert adapter["modules_expected"] == 228
+    assert len(adapter["missing"]) == 207
+    assert adapter["modules_injected"] is None
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [good, fused, lambda: kohya(fused(), 2.0), lambda: kohya(fused(), None)],
+    ids=["peft", "bfl", "kohya", "kohya without alpha"],
+)
+def test_a_lone_file_of_any_layout_and_name(capsys, tmp_path, tensors):
+    file = save(tmp_path, tensors()).rename(tmp_path / "My LoRA v1.2 ä.safetensors")
+    code, found = checked(capsys, file, "--base", MODEL)
+    assert (code, found["refusals"]) == (0, [])
+    (adapter,) = found["adapters"]
+    assert adapter["modules_injected"] == 21
+    assert adapter["tensors_equal"] == adapter["tensors"] == len(tensors())
+    assert adapter["effect_off"] > 0.1
+    assert adapter["effect_swapped"] is None
+
+
+def test_a_base_without_weights_still_proves_injection(capsys, tmp_path):
+    (tmp_path / "transformer").mkdir()
+    shutil.copy(MODEL / "transformer" / "config.json", tmp_path / "transformer")
+    code, out, err = run(capsys, "check", ADAPTERS, "--base", tmp_path)
+    assert (code, err) == (0, "")
+    assert out.rstrip().endswith("holds no weights.")
+    assert "Outputs were not measured" in out
+
+
+def test_flattened_names_are_found(capsys, root, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for file in root.glob(f"*/*/{FILE}"):
+        file.rename(flat / f"{file.parent.parent.name}_{file.parent.name}.safetensors")
+    code, found = checked(capsys, flat, "--base", MODEL)
+    assert code == 0
+    assert {(a["task"], a["name"]) for a in found["adapters"]} == {
+        (task, name) for task in find.TASKS if task != "image_to_pano" for name in find.TASKS[task]
+    }
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda f: f.write_bytes(f.read_bytes()[:-4]), "truncated"),
+        (lambda f: f.write_text("version https://git-lfs.github.com/spec/v1\n"), "Git LFS"),
+        (lambda f: f.write_bytes((2**62).to_bytes(8, "little") + b"{}"), "declares a header"),
+        (lambda f: torch.save(good(), f), "pickled"),
+        (lambda f: f.write_bytes(b""), "is empty"),
+        (lambda f: f.rename(f.with_suffix(".bin")), "pickled"),
+        (lambda f: f.unlink(), "rgb_to_normal lacks the adapter rgb"),
+        (
+            lambda f: save_file({k: v * ("lora_A" in k) for k, v in good().items()}, f),
+            "21 tensors are all zero",
+        ),
+    ],
+    ids=["truncated", "lfs", "bomb", "torch.save", "empty", "bin", "absent", "zero"],
+)
+def test_one_bad_file_fails_the_check_and_is_named(capsys, root, spoil, words):
+    spoil(root / "rgb_to_normal" / "rgb" / FILE)
+    code, out, err = run(capsys, "check", root, "--base", MODEL)
+    assert code == 1
+    assert words in err
+    assert len(err.splitlines()) == 1
+    assert sum(line.startswith("yes ") for line in out.splitlines()) == 12
+
+
+def test_a_copied_adapter_is_found_out(capsys, root):
+    shutil.copy(root / "rgb_to_pbr/rgb" / FILE, root / "rgb_to_pbr/pbr" / FILE)
+    code, _, err = run(capsys, "check", root, "--base", MODEL)
+    assert code == 1
+    assert "does exactly what another adapter does" in err
+
+
+def test_an_adapter_lost_in_its_rounding_has_no_effect(capsys, tmp_path):
+    """Not zero, and still nothing: too small for any output to differ."""
+    tensors = {k: v * (1e-30 if "lora_B" in k else 1) for k, v in good().items()}
+    code, _, err = run(capsys, "check", save(tmp_path, tensors), "--base", MODEL)
+    assert code == 1
+    assert "changes nothing in the model's output" in err
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (None, "cannot be read; --base wants the folder that has transformer/ in it"),
+        ("{", "does not describe a FLUX transformer"),
+        ('{"num_layers": 2}', "does not describe a FLUX transformer"),
+        ('{"num_layers": true}', "does not describe a FLUX transformer"),
+        ("[]", "does not describe a FLUX transformer"),
+    ],
+)
+def test_an_unusable_base_is_a_sentence(capsys, tmp_path, config, words):
+    (tmp_path / "transformer").mkdir()
+    if config is not None:
+        (tmp_path / "transformer" / "config.json").write_text(config)
+    code, out, err = run(capsys, "check", ADAPTER, "--base", tmp_path)
+    assert (code, out) == (1, "")
+    assert words in err
+
+
+def test_a_truncated_base_is_a_sentence(capsys, tmp_path):
+    shutil.copytree(MODEL / "transformer", tmp_path / "transformer")
+    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    code, out, err = run(capsys, "check", ADAPTER, "--base", tmp_path)
+    assert (code, out) == (1, "")
+    assert "truncated" in err
+
+
+def test_nothing_to_check_is_a_sentence(capsys, tmp_path):
+    code, _, err = run(capsys, "check", tmp_path)
+    assert code == 1
+    assert "holds no adapters" in err
+    code, _, err = run(capsys, "check", tmp_path / "absent.safetensors")
+    assert code == 1
+    assert "does not exist" in err
+
+
+def test_two_files_for_one_place_are_refused(root):
+    shutil.copy(ADAPTER, root / "rgb_to_albedo_rgb.safetensors")
+    with pytest.raises(OmnixError, match="both claim the adapter rgb of rgb_to_albedo"):
+        find.find(root)
+
+
+def test_a_task_is_found_in_batch_order_or_not_at_all(root):
+    assert list(find.task_files(root, "rgb_camray_to_normal")) == ["rgb", "camray", "normal"]
+    (root / "rgb_camray_to_normal" / "camray" / FILE).unlink()
+    with pytest.raises(OmnixError, match="lacks the adapter camray of rgb_camray_to_normal"):
+        find.task_files(root, "rgb_camray_to_normal")
+
+
+def network(folder: Path, **metadata: str) -> None:
+    save_file(
+        {"up.conv.weight": torch.randn(4, 3, 3, 3), "up.conv.bias": torch.zeros(4)},
+        folder / find.BASE_NAME,
+        metadata,
+    )
+
+
+def test_adapters_beside_their_network_are_checked_against_it(capsys, tmp_path):
+    network(tmp_path, adapted_modules='["up.conv"]')
+    pair = {
+        "up.conv.lora_A.weight": torch.randn(2, 3, 3, 3),
+        "up.conv.lora_B.weight": torch.randn(4, 2, 1, 1),
+    }
+    save_file(pair, tmp_path / "depth.safetensors")
+    save_file(pair, tmp_path / "albedo.safetensors")
+    code, found = checked(capsys, tmp_path)
+    assert (code, [a["name"] for a in found["adapters"]]) == (0, ["albedo", "depth"])
+    assert found["adapters"][0]["modules_expected"] == 1
+    pair["up.conv.lora_A.weight"] = torch.randn(2, 3, 1, 1)
+    save_file(pair, tmp_path / "depth.safetensors")
+    code, _, err = run(capsys, "check", tmp_path / "depth.safetensors")
+    assert code == 1
+    assert "up.conv.lora_A.weight [2, 3, 1, 1] instead of [2, 3, 3, 3]" in err
+
+
+def test_a_network_that_names_no_modules_is_refused(capsys, tmp_path):
+    network(tmp_path)
+    save_file(good(), tmp_path / "depth.safetensors")
+    code, _, err = run(capsys, "check", tmp_path)
+    assert code == 1
+    assert "does not say which of its modules adapters fill" in err
+
+
+def test_convert_says_what_it_did(capsys, tmp_path):
+    target = tmp_path / "kohya.safetensors"
+    code, out, _ = run(capsys, "convert", ADAPTER, target, "--to", "kohya")
+    assert (code, out) == (0, f"{target}: peft -> kohya, 33 tensors\n")
+    assert len(load_file(target)) == 33
+    wide = tmp_path / "wide.safetensors"
+    code, out, _ = run(capsys, "convert", save(tmp_path, kohya(fused(), 3.0)), wide, "--to", "peft")
+    assert code == 0
+    assert "wider type" in out
+
+
+def test_convert_refuses_keys_that_match(capsys, tmp_path):
+    target = tmp_path / "same.safetensors"
+    code, out, err = run(capsys, "convert", ADAPTER, target, "--to", "peft")
+    assert (code, out) == (1, "")
+    assert "already has the keys of peft" in err
+    assert not target.exists()
+
+
+def test_files_are_checked_and_converted_without_torch(tmp_path):
+    code = f"""
+import sys
+from blender_omnix import cli
+cli.main(["adapters", "check", {str(ADAPTER)!r}])
+arguments = ["convert", {str(ADAPTER)!r}, {str(tmp_path / "x.safetensors")!r}, "--to", "bfl"]
+assert cli.main(["adapters", *arguments]) == 0
+print(sorted({{"torch", "peft", "diffusers", "safetensors"}} & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_stray_alpha_is_named(capsys, tmp_path):
+    stem = f"{PREFIX}single_transformer_blocks.0.attn.to_v"
+    file = save(tmp_path, good() | {f"{stem}.alpha": torch.tensor(16.0)})
+    code, found = checked(capsys, file, "--base", MODEL)
+    assert code == 1
+    assert found["adapters"][0]["bad_alpha"] == [f"{stem}.alpha is on some modules but not on all"]
