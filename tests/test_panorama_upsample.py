@@ -6,7 +6,7 @@ import pytest
 
 from blender_omnix.panorama import frames, resample, seams, tonemap
 
-KINDS = ["colour", "scalar", "normal", "depth"]
+KINDS = resample.KINDS
 HALF_ROOM = np.array([3.0, 2.5, 1.6])
 
 
@@ -54,6 +54,11 @@ def test_shape_range_and_kind(kind, height):
     if kind == "normal":
         assert np.abs(np.linalg.norm(full, axis=-1) - 1.0).max() < 1e-5
         assert (full * frames.directions(height, 2 * height)).sum(-1).max() < 0.0
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="albedo"):
+        resample.upsample(np.zeros((2, 4)), np.zeros((4, 8, 3)), kind="albedo")
 
 
 @pytest.mark.parametrize("kind", ["scalar", "depth"])
@@ -137,6 +142,7 @@ def test_sky_depth_stays_zero():
     full = resample.upsample(depth, guide, kind="depth")
     assert full[:31].max() == 0.0
     assert full[33:].min() > 1.0
+    assert resample.upsample(np.zeros_like(depth), guide, kind="depth").max() == 0.0
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -21,7 +21,7 @@ def elevations(height: int) -> np.ndarray:
     return np.pi / 2.0 - (np.arange(height) + 0.5) * (np.pi / height)
 
 
-def directions(height: int, width: int, rows: slice = slice(None)) -> np.ndarray:
+def directions(height: int, width: int, *, rows: slice = slice(None)) -> np.ndarray:
     """Unit view rays at the pixel centres, Blender's frame: (H, W, 3) float32, or some rows."""
     azimuth, elevation = azimuths(width), elevations(height)[rows, None]
     rays = np.empty((len(elevation), width, 3), np.float32)

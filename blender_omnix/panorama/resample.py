@@ -12,13 +12,12 @@ beside it, which sharpens a blurred prediction.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 
 from . import frames
 
-Kind = Literal["colour", "scalar", "normal", "depth"]
+KINDS = ("colour", "scalar", "normal", "depth")
 
 _LIKE = 0.05  # difference in encoded colour at which a candidate's weight falls to exp(-1/2)
 _STEADY = 0.1  # mean difference of a map pixel to its neighbours that counts as a transition
@@ -64,7 +63,7 @@ def shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(np.swapaxes(image, 0, 1), np.float32)
 
 
-def upsample(image: np.ndarray, guide: np.ndarray, *, kind: Kind) -> np.ndarray:
+def upsample(image: np.ndarray, guide: np.ndarray, *, kind: str) -> np.ndarray:
     """Bring a map to the size of the picture that it belongs to, with the picture's edges.
 
     ``image`` (h, w[, C]) at the network's size, ``guide`` (H, W, 3) the sRGB-encoded panorama.
@@ -79,22 +78,24 @@ def upsample(image: np.ndarray, guide: np.ndarray, *, kind: Kind) -> np.ndarray:
     - "depth": positive, interpolated as 1 / depth, of which planes make linear functions locally;
       0 (sky) is kept as 0.
 
-    A guide smaller than the map shrinks it.
+    A guide smaller than the map shrinks it. Another kind is a ValueError.
     """
+    if kind not in KINDS:
+        raise ValueError(f"no kind of map is called {kind}")
     image = np.asarray(image, np.float32)
     guide = np.asarray(guide, np.float32)
     planar = image if image.ndim == 3 else image[..., None]
-    far = 0.0
+    far = 0.0  # inverse depth below which there is nothing
     if kind == "depth":
         planar = np.divide(1.0, planar, out=np.zeros_like(planar), where=planar > 0)
-        far = 0.5 * float(planar[planar > 0].min(initial=np.inf))
+        far = 0.5 * float(planar[planar > 0].min()) if planar.any() else 1.0
     if kind == "colour":
         lowest, highest = np.float32(0.0), np.float32(1.0)
     else:
         lowest, highest = planar.min(axis=(0, 1)), planar.max(axis=(0, 1))
     height, width = guide.shape[:2]
     result = np.empty((height, width, planar.shape[2]), np.float32)
-    for rows, values in _candidates(planar, guide, kind, far):
+    for rows, values in _bands(planar, guide, kind, far):
         if kind == "normal":
             values = _facing(values, rows, height)
         else:
@@ -105,10 +106,10 @@ def upsample(image: np.ndarray, guide: np.ndarray, *, kind: Kind) -> np.ndarray:
     return result if image.ndim == 3 else result[..., 0]
 
 
-def _candidates(
-    image: np.ndarray, guide: np.ndarray, kind: Kind, far: float
+def _bands(
+    image: np.ndarray, guide: np.ndarray, kind: str, far: float
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Bands of rows of the upsampled map (rows, W, C)."""
+    """The upsampled map in bands: rows and their values (rows, W, C), not yet within range."""
     height, width = guide.shape[:2]
     if height <= image.shape[0] or width <= image.shape[1]:
         yield slice(0, height), shrink(image, height, width)
@@ -145,8 +146,7 @@ def _joint_bilateral(
         rows = slice(start, min(start + band, height))
         picture = np.ascontiguousarray(guide[rows].transpose(2, 0, 1))
         total = np.zeros((channels, *picture.shape[1:]), np.float32)
-        # Where no candidate has the pixel's colour all weights round to this, and the mean decides.
-        weights = np.full(picture.shape[1:], 1e-20, np.float32)
+        weights = np.zeros(picture.shape[1:], np.float32)
         for down in (-1, 0, 1):
             first = row[rows][0] + down
             strip = table[:, first : row[rows][-1] + down + 1]
@@ -159,7 +159,7 @@ def _joint_bilateral(
                 unlike += (near[2] - picture[2]) ** 2
                 unlike *= -0.5 / _LIKE**2
                 weight = np.exp(unlike, out=unlike)
-                weight += 1e-6
+                weight += 1e-6  # where no candidate has the pixel's colour, their mean decides
                 weight *= near[3]
                 weight *= _tent(x, right)
                 weight *= vertical
@@ -233,7 +233,7 @@ def _mean3(image: np.ndarray) -> np.ndarray:
 
 def _facing(normals: np.ndarray, rows: slice, height: int) -> np.ndarray:
     """Unit normals (rows, W, 3) without what points away from the viewer."""
-    rays = frames.directions(height, normals.shape[1], rows)
+    rays = frames.directions(height, normals.shape[1], rows=rows)
     away = np.maximum(np.einsum("hwc,hwc->hw", normals, rays) + 1e-3, 0.0)
     normals = normals - away[..., None] * rays
     length = np.sqrt(np.einsum("hwc,hwc->hw", normals, normals))[..., None]
