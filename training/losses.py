@@ -108,26 +108,20 @@ def surface_normals(log_depth: Tensor) -> Tensor:
     height, width = log_depth.shape[2:]
     distance = (log_depth - log_depth.mean((2, 3), keepdim=True)).clamp(-8, 8).exp()
     latitude = latitudes(height).to(distance)[:, None]
+    cosine, sine = latitude.cos(), latitude.sin()
     step = 2 * math.pi / width
-    right, left = distance.roll(-1, 3), distance.roll(1, 3)
-    east = torch.cat(
-        [
-            (right + left) * (math.sin(step) * latitude.cos()),
-            (right - left) * (math.cos(step) * latitude.cos()),
-            (right - left) * latitude.sin(),
-        ],
-        1,
-    )[:, :, 1:-1]
+    inner = distance[:, :, 1:-1]
+    right, left = inner.roll(-1, 3), inner.roll(1, 3)
+    # From the left to the right neighbour (east, outward, up), and from the lower to the upper,
+    # which are in one column: no east.
+    east = (right + left) * (math.sin(step) * cosine[1:-1])
+    east_outward = (right - left) * (math.cos(step) * cosine[1:-1])
+    east_up = (right - left) * sine[1:-1]
     above, below = distance[:, :, :-2], distance[:, :, 2:]
-    up = torch.cat(
-        [
-            torch.zeros_like(above),
-            above * latitude[:-2].cos() - below * latitude[2:].cos(),
-            above * latitude[:-2].sin() - below * latitude[2:].sin(),
-        ],
-        1,
-    )
-    return F.normalize(torch.linalg.cross(east, up, dim=1), dim=1, eps=1e-12)
+    up_outward = above * cosine[:-2] - below * cosine[2:]
+    up = above * sine[:-2] - below * sine[2:]
+    cross = [east_outward * up - east_up * up_outward, -east * up, east * up_outward]
+    return F.normalize(torch.cat(cross, 1), dim=1, eps=1e-12)
 
 
 def pbr(roughness: Tensor, metallic: Tensor, target: dict[str, Tensor]) -> Tensor:
