@@ -36,7 +36,10 @@ def checked(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    return shutil.copytree(ADAPTERS, tmp_path / "adapters")
+    """Two tasks, five adapters."""
+    for task in ("rgb_to_normal", "rgb_camray_to_normal"):
+        shutil.copytree(ADAPTERS / task, tmp_path / "adapters" / task)
+    return tmp_path / "adapters"
 
 
 def test_the_recorded_set_is_well(capsys):
@@ -110,7 +113,9 @@ def test_flattened_names_are_found(capsys, root, tmp_path):
     code, found = checked(capsys, flat, "--base", MODEL)
     assert code == 0
     assert {(a["task"], a["name"]) for a in found["adapters"]} == {
-        (task, name) for task in find.TASKS if task != "image_to_pano" for name in find.TASKS[task]
+        (task, name)
+        for task in ("rgb_to_normal", "rgb_camray_to_normal")
+        for name in find.TASKS[task]
     }
 
 
@@ -137,11 +142,11 @@ def test_one_bad_file_fails_the_check_and_is_named(capsys, root, spoil, words):
     assert code == 1
     assert words in err
     assert len(err.splitlines()) == 1
-    assert sum(line.startswith("yes ") for line in out.splitlines()) == 12
+    assert sum(line.startswith("yes ") for line in out.splitlines()) == 4
 
 
 def test_a_copied_adapter_is_found_out(capsys, root):
-    shutil.copy(root / "rgb_to_pbr/rgb" / FILE, root / "rgb_to_pbr/pbr" / FILE)
+    shutil.copy(root / "rgb_to_normal/rgb" / FILE, root / "rgb_to_normal/normal" / FILE)
     code, _, err = run(capsys, "check", root, "--base", MODEL)
     assert code == 1
     assert "does exactly what another adapter does" in err
@@ -193,8 +198,8 @@ def test_nothing_to_check_is_a_sentence(capsys, tmp_path):
 
 
 def test_two_files_for_one_place_are_refused(root):
-    shutil.copy(ADAPTER, root / "rgb_to_albedo_rgb.safetensors")
-    with pytest.raises(OmnixError, match="both claim the adapter rgb of rgb_to_albedo"):
+    shutil.copy(ADAPTER, root / "rgb_to_normal_rgb.safetensors")
+    with pytest.raises(OmnixError, match="both claim the adapter rgb of rgb_to_normal"):
         find.find(root)
 
 

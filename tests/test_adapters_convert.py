@@ -35,14 +35,14 @@ def same_bits(one: Tensors, other: Tensors) -> bool:
 
 def foreign(layout: str, dtype: torch.dtype, alpha: float | None, rank: int = 4) -> Tensors:
     tensors = fused(rank, dtype)
-    return kohya(tensors, alpha) if layout == "kohya" else tensors
+    if layout == "kohya":
+        return kohya(tensors, alpha)
+    stems = {key.split(".lora_")[0] for key in tensors if alpha is not None}
+    return tensors | {f"{stem}.alpha": torch.tensor([alpha]) for stem in stems}
 
 
-FOREIGN = [
-    (form, kind, alpha)
-    for kind in TYPES
-    for form, alpha in [("bfl", None), *(("kohya", a) for a in (None, 4.0, 1.0, 3.0, 16.0, 2))]
-]
+ALPHAS = {"bfl": (None, 8.0), "kohya": (None, 4.0, 1.0, 3.0, 16.0, 2)}
+FOREIGN = [(form, kind, alpha) for form in ALPHAS for kind in TYPES for alpha in ALPHAS[form]]
 
 
 @pytest.mark.parametrize(("form", "kind", "alpha"), FOREIGN)

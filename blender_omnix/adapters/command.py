@@ -91,7 +91,7 @@ def _check(args: argparse.Namespace) -> int:
             "base": None if args.base is None else str(args.base),
             "ok": not refusals,
             "refusals": refusals,
-            "adapters": [_document(item) for item in items],
+            "adapters": [_document(item) | {"sha256": _sha256(item)} for item in items],
         }
         print(json.dumps(document, indent=2))
     else:
@@ -122,11 +122,10 @@ def _document(item: Checked) -> dict[str, Any]:
         "file": str(item.found.file),
         "ok": not item.refusals,
         "refusals": item.refusals,
-        "sha256": None,
         **dict.fromkeys(IN_BASE.values()),
     }
     if item.inspection:
-        document |= {"sha256": sha256(item.found.file), **findings(item.inspection)}
+        document |= findings(item.inspection)
     if item.injected:
         document["modules_injected"] = item.injected.modules
         document["tensors_equal"] = item.injected.tensors_equal
@@ -135,6 +134,10 @@ def _document(item: Checked) -> dict[str, Any]:
         document["effect_off"] = _finite(item.effect.off)
         document["effect_swapped"] = _finite(item.effect.swapped)
     return document
+
+
+def _sha256(item: Checked) -> str | None:
+    return sha256(item.found.file) if item.inspection else None
 
 
 def _finite(value: float | None) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .effect import difference
 from .inject import activate, lora_layers, require_everywhere
 
 BASE = "__base__"  # PEFT's name for an element that passes through no adapter
@@ -43,18 +44,19 @@ def routing(model: nn.Module, names: Sequence[str | None]) -> Iterator[int]:
 def routing_error(
     model: nn.Module, forward: Callable[[int], Tensor], names: Sequence[str]
 ) -> float:
-    """Largest difference between the elements of a mixed batch and each adapter run alone.
+    """Largest relative RMS difference between an element of a mixed batch and its adapter alone.
 
     The batch has one element for each of `names` and one for the base. `forward(n)` runs the model
-    on n equal elements, none of which may see another, and returns the output, batch first. The
-    difference is relative to the largest output. Leaves the model with all adapters off.
+    on n equal elements, none of which may see another, and returns the output, batch first.
+    Leaves the model with all adapters off.
     """
     elements = [*names, None]
     with routing(model, elements):
         mixed = forward(len(elements))
     worst = 0.0
-    for element, name in zip(mixed, elements, strict=True):
-        activate(model, name)  # PEFT's other way through a module, without a route
-        alone = forward(1)[0]
-        worst = max(worst, float((element - alone).abs().max() / alone.abs().max()))
+    for i, name in enumerate(elements):
+        # PEFT's other way through a module, without a route; the same batch, so that the base
+        # rounds alike.
+        activate(model, name)
+        worst = max(worst, difference(mixed[i], forward(len(elements))[i]))
     return worst
