@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The repository as an enabled extension, in a Blender profile that goes when the process ends."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MODULE = "bl_ext.user_default.blender_omnix"
+
+
+def enable() -> ModuleType:
+    """Start bpy with a profile of its own, enable the extension in it and return bpy.
+
+    The worker runs on this Python. Must come before anything else imports bpy: the profile's
+    place is read once.
+    """
+    profile = tempfile.mkdtemp(prefix="omnix-profile-")
+    atexit.register(shutil.rmtree, profile, ignore_errors=True)
+    os.environ["BLENDER_USER_RESOURCES"] = profile
+    extensions = Path(profile) / "extensions" / "user_default"
+    extensions.mkdir(parents=True)
+    (extensions / "blender_omnix").symlink_to(REPOSITORY, target_is_directory=True)
+    import bpy
+
+    bpy.ops.preferences.addon_enable(module=MODULE)
+    return bpy
