@@ -6,14 +6,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file, save_file
 
 GOLDEN = Path(__file__).parent / "data" / "omnix-tiny"
 MODEL = GOLDEN / "model"
 ADAPTERS = GOLDEN / "adapters"
-
-torch.set_num_threads(1)
 
 
 def make_weights(folder: Path) -> Path:

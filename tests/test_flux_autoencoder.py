@@ -8,6 +8,8 @@ from diffusers import AutoencoderKL
 from blender_omnix.engines.flux import autoencoder
 from tests.flux_tiny import MODEL
 
+torch.set_num_threads(1)
+
 
 @pytest.fixture
 def vae():

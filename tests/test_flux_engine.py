@@ -19,6 +19,8 @@ from blender_omnix.extract import Settings, extract
 from blender_omnix.panorama import frames
 from tests.flux_tiny import ADAPTERS, MODEL, make_weights
 
+torch.set_num_threads(1)
+
 ALL = ("albedo", "normal", "roughness", "metallic", "depth", "semantic")
 
 

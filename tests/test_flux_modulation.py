@@ -12,6 +12,8 @@ from blender_omnix.engines.flux.modulation import ModulationTable
 from blender_omnix.engines.flux.prompt import Prompt
 from tests.flux_tiny import MODEL
 
+torch.set_num_threads(1)
+
 
 @pytest.fixture
 def tiny():

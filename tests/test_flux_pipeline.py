@@ -11,6 +11,8 @@ from blender_omnix.engines.flux import components, pipeline
 from blender_omnix.engines.flux.prompt import Prompt
 from tests.flux_tiny import MODEL
 
+torch.set_num_threads(1)
+
 
 @pytest.fixture
 def tiny():

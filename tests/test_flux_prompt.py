@@ -22,6 +22,8 @@ from blender_omnix.engines.flux import prompt
 from blender_omnix.errors import OmnixError
 from tests.flux_tiny import MODEL, make_weights
 
+torch.set_num_threads(1)
+
 CPU = torch.device("cpu")
 
 
