@@ -96,6 +96,17 @@ def test_regions_connect_a_winding_path():
     assert np.array_equal(regions.connected(seeds, within), within)
 
 
+def test_each_region_has_a_label_of_its_own():
+    mask = np.zeros((16, 32), bool)
+    mask[5, 30:] = mask[5, :3] = mask[8, 4:9] = mask[12:14, 20] = True
+    labels = regions.label(mask)
+    assert np.array_equal(labels > 0, mask)
+    numbers = [np.unique(labels[5, [30, 31, 0, 1, 2]]), np.unique(labels[8, 4:9])]
+    numbers.append(np.unique(labels[12:14, 20]))
+    assert [len(found) for found in numbers] == [1, 1, 1]
+    assert len(np.unique(np.concatenate(numbers))) == 3
+
+
 def test_grow_crosses_seam_and_pole():
     mask = np.zeros((8, 16), bool)
     mask[0, 0] = True
@@ -140,6 +151,18 @@ def test_dark_surroundings_and_true_albedo_make_a_white_object_no_emitter():
     no_sky = np.zeros(white.shape, np.float32)
     # Twice as bright, for a radiance above 1 is what tells an HDR.
     assert emitters.emission(2.0 * scene, encoded, no_sky, albedo)[1].max() == 0.0
+
+
+def test_the_light_of_a_lamp_on_a_wall_is_no_emitter_but_a_window_as_bright_is():
+    scene = np.full((128, 256, 3), 0.4, np.float32)
+    angle = np.degrees(np.arccos(np.clip(frames.directions(128, 256)[..., 0], -1, 1)))
+    scene += 7.0 * np.exp(-((angle / 15.0) ** 2))[..., None]
+    window = _disc(128, (-1, 0.1, 0.2), 10.0)
+    scene[window] = 7.4
+    encoded, _ = tonemap.expose(scene)
+    _, mask = emitters.emission(scene, encoded, np.zeros(window.shape, np.float32))
+    assert mask[window].min() == 1.0
+    assert mask[~window].max() == 0.0
 
 
 def test_in_a_limited_range_picture_what_is_clipped_emits():

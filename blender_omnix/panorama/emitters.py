@@ -3,11 +3,12 @@
 
 An emitter is sky, or a connected region far brighter than a white surface could be where it is.
 White is estimated from the surroundings: the mean radiance of the neighbourhood, sky and what is
-far above the scene left out, over its mean albedo. A region counts when part of it is above
-``SEED`` times white and reaches as far as the radiance is above ``EDGE`` times white; the mask
-falls off over the octave below. Level ground is lit and does not light: patches of sun on a floor
-stay material. A picture of limited range cannot show more than its own white: there an emitter is
-what is clipped.
+far above the scene left out, over its mean albedo. A region reaches as far as the radiance is
+above ``EDGE`` times white, the mask falling off over the octave below. It counts when it holds
+something above ``SURE`` times white, or something above ``SEED`` times white and a sharp outline,
+which a window has and the light of a lamp on a wall has not. Level ground is lit and does not
+light: patches of sun on a floor stay material. A picture of limited range cannot show more than
+its own white: there an emitter is what is clipped.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import numpy as np
 
 from . import frames, regions, resample, tonemap
 
-SEED = 4.0  # times white
 EDGE = 2.0  # times white
+SEED = 4.0  # times white
+SURE = 32.0  # times white
+SHARP = 1.0  # octaves of radiance lost within two pixels of a 512 x 256 panorama
+OUTLINE = 0.3  # least share of a region's outline that is sharp
 CLIPPED = 0.98  # sRGB-encoded luminance of a picture of limited range
 ALBEDO = 0.4  # mean linear albedo of a neighbourhood where none is predicted
 LEVEL = 0.7  # upward component of the normal above which a surface below the horizon is ground
@@ -47,17 +51,19 @@ def emission(
         level = resample.shrink(normal[..., 2], *size) > LEVEL
         surface &= ~(level & (frames.elevations(height)[:, None] < 0))
 
+    light = tonemap.luminance(resample.shrink(linear, *size))
     if float(linear.max()) <= 1.0:
         strength = tonemap.luminance(encoded)
-        seed, edge, fade = CLIPPED, CLIPPED, 0.1
+        edge, seed, sure, fade = CLIPPED, CLIPPED, CLIPPED, 0.1
     else:
         strength = tonemap.luminance(linear)
-        white = _white(resample.shrink(strength, *size), ~open_sky, albedo)
+        white = _white(light, ~open_sky, albedo)
         strength /= resample.shrink(white, *strength.shape)
         np.log2(np.maximum(strength, 1e-6), out=strength)
-        seed, edge, fade = float(np.log2(SEED)), float(np.log2(EDGE)), 1.0
+        edge, seed, sure = np.log2([EDGE, SEED, SURE]).tolist()
+        fade = 1.0
     peak = _block_peak(strength, *size)
-    region = regions.connected((peak > seed) & surface, (peak > edge) & surface)
+    region = _glowing(np.where(surface, peak, -np.inf), edge, seed, sure, light)
     gate = (regions.grow(region) & surface).astype(np.float32)
 
     mask = np.clip((strength - (edge - fade)) / fade, 0.0, 1.0)
@@ -66,9 +72,33 @@ def emission(
     return linear * mask[..., None], mask
 
 
+def _glowing(
+    peak: np.ndarray, edge: float, seed: float, sure: float, light: np.ndarray
+) -> np.ndarray:
+    """Regions of ``peak > edge`` that are emitters, (h, w) bool."""
+    labels = regions.label(peak > edge)
+    count = labels.size + 1
+    outline = (labels > 0) & regions.grow(labels == 0)
+    octaves = np.log2(np.maximum(light, 1e-6))
+    padded = resample.pad(octaves, 2)
+    lowest = octaves
+    for y in range(5):
+        for x in range(5):
+            around = padded[y : y + len(octaves), x : x + octaves.shape[1]]
+            lowest = np.minimum(lowest, around)
+    sharp = outline & (octaves - lowest > SHARP)
+    length = np.bincount(labels.ravel(), outline.ravel(), count)
+    share = np.bincount(labels.ravel(), sharp.ravel(), count) / np.maximum(length, 1.0)
+    strongest = np.full(count, -np.inf)
+    np.maximum.at(strongest, labels, peak)
+    emits = (strongest > sure) | ((strongest > seed) & (share > OUTLINE))
+    emits[0] = False
+    return emits[labels]
+
+
 def _white(light: np.ndarray, surface: np.ndarray, albedo: np.ndarray | None) -> np.ndarray:
     """Radiance (h, w) of a white diffuse surface at each place, from the radiance around it."""
-    small = (32, 64)
+    small = (24, 48)
     rays = frames.directions(*small).reshape(-1, 3)
     near = np.exp((rays @ rays.T - 1.0) / (1.0 - np.cos(np.radians(_NEAR))))
     near *= np.repeat(frames.solid_angles(*small), small[1]).astype(np.float32)

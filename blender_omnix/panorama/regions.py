@@ -15,34 +15,41 @@ def grow(mask: np.ndarray) -> np.ndarray:
     return wide[:-2] | wide[1:-1] | wide[2:]
 
 
-def connected(seeds: np.ndarray, within: np.ndarray) -> np.ndarray:
-    """All pixels of ``within`` (H, W; even W) connected to ``seeds`` by shared sides.
+def label(mask: np.ndarray) -> np.ndarray:
+    """Number the connected regions of ``mask`` (H, W; even W): (H, W) int, 0 outside.
 
-    A row of the panorama is a circle, and so is a column together with the opposite one: seeds
-    spread along whole runs of either at once, in turn, until nothing changes.
+    Pixels of one region share a number; the numbers are not consecutive. Connected means by a
+    shared side. A row of the panorama is a circle, and so is a column together with the opposite
+    one: each pixel starts with a number of its own, and the highest of every run along either kind
+    of circle spreads over the run, in turn, until nothing changes.
     """
-    height = within.shape[0]
-    reached = seeds & within
+    height, width = mask.shape
+    labels = np.where(mask, np.arange(1, mask.size + 1, dtype=np.int32).reshape(height, width), 0)
     while True:
-        count = np.count_nonzero(reached)
-        reached = _fill_runs(reached, within)
-        circles = _fill_runs(_meridians(reached), _meridians(within))
-        reached = np.concatenate([circles[:, :height], circles[:, height:][:, ::-1]]).T
-        if np.count_nonzero(reached) == count:
-            return np.ascontiguousarray(reached)
+        before = labels
+        labels = _spread(labels)
+        half = width // 2
+        circles = _spread(np.concatenate([labels[:, :half], labels[::-1, half:]]).T).T
+        labels = np.concatenate([circles[:height], circles[height:][::-1]], axis=1)
+        if np.array_equal(labels, before):
+            return labels
 
 
-def _meridians(mask: np.ndarray) -> np.ndarray:
-    """Great circles through the poles: (W / 2, 2 H)."""
-    half = mask.shape[1] // 2
-    return np.concatenate([mask[:, :half].T, mask[::-1, half:].T], axis=1)
+def connected(seeds: np.ndarray, within: np.ndarray) -> np.ndarray:
+    """All pixels of ``within`` (H, W; even W) connected to a pixel of ``seeds``."""
+    labels = label(within)
+    held = np.zeros(within.size + 1, bool)
+    held[labels[seeds & within]] = True
+    return held[labels]
 
 
-def _fill_runs(seeds: np.ndarray, within: np.ndarray) -> np.ndarray:
-    """Along the circles that the rows are, every run of ``within`` that holds a seed."""
-    lines, length = within.shape
-    run = np.cumsum(within & ~np.roll(within, 1, axis=1), axis=1)
+def _spread(labels: np.ndarray) -> np.ndarray:
+    """The highest label of every run along the circles that the rows are."""
+    lines, length = labels.shape
+    inside = labels > 0
+    run = np.cumsum(inside & ~np.roll(inside, 1, axis=1), axis=1, dtype=np.int32)
     # What precedes the first start belongs to the last run, which wraps around.
     run = np.where(run == 0, run[:, -1:], run) + np.arange(lines)[:, None] * (length + 1)
-    holds = np.bincount(run[seeds], minlength=lines * (length + 1)) > 0
-    return holds[run] & within
+    highest = np.zeros(lines * (length + 1), labels.dtype)
+    np.maximum.at(highest, run[inside], labels[inside])
+    return np.where(inside, highest[run], 0)
