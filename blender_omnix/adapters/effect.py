@@ -22,7 +22,7 @@ class Effect:
 
     def complaint(self) -> str | None:
         """What the numbers say is wrong with the adapter, if anything."""
-        if not math.isfinite(self.off) or (self.swapped and not math.isfinite(self.swapped)):
+        if not math.isfinite(self.off):
             return "makes the model's output NaN or infinite"
         if self.off == 0:
             return "changes nothing in the model's output"

@@ -26,6 +26,7 @@ ITEM_SIZE = {
 # An adapter's header is some tens of kilobytes; parsing a larger one only serves an attack.
 MAX_HEADER = 8 * 2**20
 MAX_DIMENSIONS = 8
+LONGEST_NAME = 160
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 AGAIN = "download the file again"
 
@@ -86,6 +87,12 @@ def read_header(file: str | Path) -> Header:
     }
     _check_coverage(file, tensors, 8 + length, size)
     return Header(file, tensors, metadata)
+
+
+def readable(name: str) -> str:
+    """A tensor's name as a sentence may show it: a file can put anything there."""
+    name = name if name.isprintable() else ascii(name)
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
 
 
 def sha256(file: str | Path) -> str:
@@ -164,7 +171,7 @@ def _parse(file: Path, text: bytes) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for name, value in pairs:
             if name in result:
-                raise ValueError(f"{name!r} is declared twice")
+                raise ValueError(f"{readable(name)} is declared twice")
             result[name] = value
         return result
 
@@ -178,7 +185,7 @@ def _parse(file: Path, text: bytes) -> dict[str, Any]:
 
 def _entry(file: Path, name: str, value: object, data_start: int, size: int) -> Entry:
     def refuse(reason: str) -> NoReturn:
-        _refuse(file, f"is damaged: tensor {name} {reason}", AGAIN)
+        _refuse(file, f"is damaged: tensor {readable(name)} {reason}", AGAIN)
 
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         refuse("is not declared by dtype, shape and data_offsets")
@@ -206,11 +213,13 @@ def _check_coverage(file: Path, tensors: Mapping[str, Entry], data_start: int, s
     position, before = data_start, ""
     for name, entry in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.start < position:
-            _refuse(file, f"is damaged: tensors {before} and {name} overlap", AGAIN)
+            _refuse(
+                file, f"is damaged: tensors {readable(before)} and {readable(name)} overlap", AGAIN
+            )
         if entry.start > position:
             _refuse(
                 file,
-                f"is damaged: {entry.start - position} bytes before {name} belong to no tensor",
+                f"is damaged: {entry.start - position} bytes before {readable(name)} belong to no tensor",
                 AGAIN,
             )
         position, before = entry.stop, name

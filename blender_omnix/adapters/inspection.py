@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import OmnixError
 from . import layout
-from .header import Header, read_header
+from .header import Header, read_header, readable
 from .layout import Pair
 from .values import FLOATS, flaws, raw, scalar
 
@@ -135,7 +135,7 @@ def inspect(
 
 def listing(names: list[str]) -> str:
     """The first few names, and how many more there are."""
-    shown = ", ".join(names[:NAMED])
+    shown = ", ".join(readable(name) for name in names[:NAMED])
     return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
 
 
