@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import save
 
 from blender_omnix import __version__
+from blender_omnix.adapters.check import ADAPTED
 from blender_omnix.engines.compact.engine import BASE, CARD, WEIGHTS
-from blender_omnix.engines.compact.network import TASKS
+from blender_omnix.engines.compact.network import TASKS, adapted_modules
 
 from . import lora
 from .train import Model, load_average
@@ -36,7 +37,8 @@ def write(model: Model, folder: Path, about: dict) -> None:
     digests = {}
     for name, tensors in files.items():
         partial = folder / f"{name}.part"
-        data = save({k: v.to(torch.float16).contiguous() for k, v in tensors.items()})
+        metadata = {ADAPTED: json.dumps(adapted_modules(model.network))} if name == BASE else None
+        data = save({k: v.to(torch.float16).contiguous() for k, v in tensors.items()}, metadata)
         partial.write_bytes(data)
         os.replace(partial, folder / name)
         digests[name] = hashlib.sha256(data).hexdigest()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+# Metadata of a network beside its adapters: a JSON list of the modules that they fill.
+ADAPTED = "adapted_modules"
 # A mixed batch takes other kernels than single elements: what may differ, by the base's type.
 ROUTING_TOLERANCE = {"F32": 1e-4, "F16": 1e-2, "BF16": 5e-2}
 CONFIG_KEYS = ("num_layers", "num_single_layers", "num_attention_heads", "attention_head_dim")
@@ -91,9 +93,9 @@ def _beside(file: Path) -> Shapes:
 
 
 def network_modules(header: Header) -> dict[str, tuple[int, ...]]:
-    """Modules that adapters fill in the network of a file, by its `adapted_modules` metadata."""
+    """Modules that adapters fill in the network of a file, by its metadata."""
     try:
-        names = json.loads(header.metadata["adapted_modules"])
+        names = json.loads(header.metadata[ADAPTED])
         return {str(name): header.tensors[f"{name}.weight"].shape for name in names}
     except (KeyError, ValueError, TypeError):
         raise OmnixError(

@@ -217,9 +217,10 @@ def _check_coverage(file: Path, tensors: Mapping[str, Entry], data_start: int, s
                 file, f"is damaged: tensors {readable(before)} and {readable(name)} overlap", AGAIN
             )
         if entry.start > position:
+            gap = entry.start - position
             _refuse(
                 file,
-                f"is damaged: {entry.start - position} bytes before {readable(name)} belong to no tensor",
+                f"is damaged: {gap} bytes before {readable(name)} belong to no tensor",
                 AGAIN,
             )
         position, before = entry.stop, name
