@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-RECIPE = 1
+RECIPE = 2
 SPLITS = ("train", "val", "test")
 SCENES_PER_PROCESS = 40
 OUTDOOR_SHARE = 0.35

@@ -152,7 +152,7 @@ KINDS: dict[str, Kind] = {
         (0.5, 0.95),
         paint=0.3,
         flat=0.2,
-        palette="wall",
+        palette="facade",
     ),
     "roof": Kind(
         ("RoofingTiles", "ThatchedRoof", "RoofingTiles", "Asphalt"),
@@ -174,24 +174,24 @@ def colour(rng: np.random.Generator, palette: str) -> np.ndarray:
         return np.clip(np.array(metals[rng.integers(len(metals))]) + rng.normal(0, 0.02, 3), 0, 1)
     if palette == "glazing":
         return np.array([0.1, 0.12, 0.14]) * rng.uniform(0.4, 1.8)
-    if palette == "pale" or (palette == "wall" and pick < 0.35):
-        hue, saturation, value = rng.random(), rng.uniform(0, 0.1), rng.uniform(0.72, 0.96)
+    hue, brown = rng.random(), rng.normal(0.08, 0.025) % 1
+    if palette == "pale" or (palette in ("wall", "facade") and pick < 0.35):
+        hue, saturation, value = rng.random(), rng.uniform(0, 0.12), rng.uniform(0.65, 0.95)
     elif palette == "wall" and pick < 0.6:
-        hue, saturation, value = rng.random(), rng.uniform(0.1, 0.4), rng.uniform(0.5, 0.9)
-    elif palette == "dark" or (palette == "wall" and pick < 0.75):
-        hue, saturation, value = rng.random(), rng.uniform(0, 0.6), rng.uniform(0.08, 0.4)
+        saturation, value = rng.uniform(0.1, 0.4), rng.uniform(0.4, 0.85)
+    elif palette == "dark" or (palette == "wall" and pick < 0.8):
+        saturation, value = rng.uniform(0, 0.6), rng.uniform(0.08, 0.4)
     elif palette == "wall":
-        hue, saturation, value = rng.random(), rng.uniform(0.3, 0.8), rng.uniform(0.25, 0.8)
+        saturation, value = rng.uniform(0.25, 0.7), rng.uniform(0.2, 0.7)
+    elif palette == "facade":
+        hue = brown if pick < 0.75 else hue
+        saturation, value = rng.uniform(0.05, 0.5), rng.uniform(0.25, 0.85)
     elif pick < 0.35:
-        hue, saturation, value = rng.random(), rng.uniform(0, 0.08), rng.uniform(0.05, 0.95)
-    elif pick < 0.6:  # browns and beiges are what most things are made of
-        hue, saturation, value = (
-            rng.normal(0.08, 0.02) % 1,
-            rng.uniform(0.2, 0.7),
-            rng.uniform(0.15, 0.85),
-        )
+        saturation, value = rng.uniform(0, 0.08), rng.uniform(0.05, 0.92)
+    elif pick < 0.65:  # browns and beiges are what most things are made of
+        hue, saturation, value = brown, rng.uniform(0.2, 0.7), rng.uniform(0.12, 0.85)
     else:
-        hue, saturation, value = rng.random(), rng.uniform(0.25, 0.95), rng.uniform(0.15, 0.95)
+        saturation, value = rng.uniform(0.2, 0.85), rng.uniform(0.12, 0.85)
     return np.array(colorsys.hsv_to_rgb(hue, saturation, value))
 
 

@@ -14,7 +14,7 @@ Rng = np.random.Generator
 SHELL = 1
 
 STYLES = ("street", "plaza", "courtyard", "garden", "forest", "field", "water", "yard")
-STYLE_WEIGHTS = (0.24, 0.12, 0.1, 0.16, 0.14, 0.1, 0.06, 0.08)
+STYLE_WEIGHTS = (0.25, 0.12, 0.11, 0.16, 0.15, 0.08, 0.05, 0.08)
 
 
 def tree(rng: Rng, height: float) -> Shape:
@@ -22,7 +22,7 @@ def tree(rng: Rng, height: float) -> Shape:
     r = height * rng.uniform(0.018, 0.04)
     if rng.random() < 0.25:
         shape: Shape = [lathe("bark#trunk", [(r, 0), (r * 0.3, height * 0.9)], 10)]
-        n = int(height * 90)
+        n = int(height * 160)
         z = rng.uniform(0.12, 1.0, n) ** 0.8
         radius = (1 - z) * height * rng.uniform(0.15, 0.25) * np.sqrt(rng.uniform(0.2, 1, n)) + 0.05
         angle = rng.uniform(0, 2 * np.pi, n)
@@ -40,7 +40,7 @@ def tree(rng: Rng, height: float) -> Shape:
         centre = np.array([0, 0, height * 0.7]) + spread
         centre[2] = max(centre[2], fork)
         shape.append(rod("bark#trunk", (0, 0, fork), centre, r * 0.3, 6))
-        n = int(rng.integers(60, 140))
+        n = int(rng.integers(120, 320))
         size = height * rng.uniform(0.08, 0.18)
         centres.append(centre + rng.normal(0, 0.5, (n, 3)) * size)
     return [
@@ -432,6 +432,8 @@ def build(rng: Rng, materials: Materials, style: str | None = None) -> dict:
         "yard": _work_yard,
     }
     makers[style](yard)
+    if style not in ("forest", "courtyard") and rng.random() < 0.6:
+        _treeline(yard)
     return {"style": style, "outside": sky, "box": None, "groups": ["environment", "sun", "lamps"]}
 
 
@@ -455,6 +457,41 @@ def _distant(yard: _Yard, count: int, near: float = 45.0, far: float = 160.0) ->
             yard.put(block, x, y, angle - np.pi / 2)
         else:
             yard.put(tree(rng, rng.uniform(5, 14)), x, y)
+
+
+def _treeline(yard: _Yard) -> None:
+    """A far ring of woods around the place, with gaps."""
+    rng = yard.rng
+    radius, tall = rng.uniform(45, 180), rng.uniform(5, 16)
+    angles = np.linspace(0, 2 * np.pi, 240)
+    gap = sum(np.sin(k * angles + rng.uniform(0, 6)) for k in range(1, 5)) > rng.uniform(0.0, 3.0)
+    ring = (
+        np.column_stack([np.cos(angles), np.sin(angles)])
+        * radius
+        * (1 + 0.02 * rng.normal(size=(240, 1)))
+    )
+    top = tall * rng.uniform(0.5, 1.0, 240) * (1 + 0.3 * np.sin(angles * 5 + rng.uniform(0, 6)))
+    vertices = np.concatenate(
+        [np.column_stack([ring, np.full(240, -3.0)]), np.column_stack([ring * 1.02, top])]
+    )
+    faces: list[tuple[int, ...]] = [(i, i + 1, 241 + i, 240 + i) for i in range(239) if not gap[i]]
+    if faces:
+        meshes.add(
+            [Part(vertices, faces, "woods")],
+            {"woods": yard.materials.any("grass", "grass", "soil")},
+        )
+
+
+def hedge(rng: Rng, length: float) -> Shape:
+    """A clipped hedge along x."""
+    h, d = rng.uniform(0.5, 2.2), rng.uniform(0.4, 1.0)
+    n = int(min(1500, 160 * length * h))
+    face = rng.integers(0, 3, n)
+    x, y, z = rng.uniform(-length / 2, length / 2, n), rng.uniform(0, d, n), rng.uniform(0, h, n)
+    y = np.where(face == 0, 0.0, y)
+    z = np.where(face == 1, h, z)
+    core = box("grass#core", (-length / 2, 0.04, -0.1), (length / 2, d, h - 0.04))
+    return [core, leaves("foliage", rng, np.column_stack([x, y, z]), rng.uniform(0.05, 0.12))]
 
 
 def _lamps(yard: _Yard, places: list[tuple[float, float]]) -> None:
@@ -494,7 +531,7 @@ def _street(yard: _Yard) -> None:
         if rng.random() < 0.85:
             _row(yard, line + 0.1 * side, -60, 60, -side)
         else:
-            yard.put(fence(rng, 60), 0, line, 0)
+            yard.put(hedge(rng, 60) if rng.random() < 0.4 else fence(rng, 60), 0, line, 0)
             for x in rng.uniform(-40, 40, 12):
                 yard.put(tree(rng, rng.uniform(4, 10)), x, line + side * rng.uniform(1.5, 12))
         x = -40 + rng.uniform(0, 8)
@@ -635,8 +672,9 @@ def _garden(yard: _Yard) -> None:
     if rng.random() < 0.6:
         for yaw in rng.choice(4, int(rng.integers(1, 4)), replace=False) * np.pi / 2:
             ahead = rng.uniform(4, 15)
-            yard.put(fence(rng, 24), -np.sin(yaw) * ahead, np.cos(yaw) * ahead, yaw)
-    yard.scatter(lambda: tree(rng, rng.uniform(2.5, 9)), int(rng.integers(2, 9)), 1.5, 16, 1.0)
+            border = hedge(rng, 24) if rng.random() < 0.5 else fence(rng, 24)
+            yard.put(border, -np.sin(yaw) * ahead, np.cos(yaw) * ahead, yaw)
+    yard.scatter(lambda: tree(rng, rng.uniform(2.5, 9)), int(rng.integers(3, 13)), 1.2, 18, 1.0)
     yard.scatter(lambda: bush(rng, rng.uniform(0.3, 1.2)), int(rng.integers(3, 14)), 0.6, 14, 0.8)
     yard.scatter(lambda: bench(rng), int(rng.integers(0, 3)), 0.6, 8, 0.9)
     yard.scatter(lambda: fu.table(rng), int(rng.integers(0, 2)), 0.4, 5, 0.9)
@@ -655,7 +693,7 @@ def _forest(yard: _Yard) -> None:
     # A few tree forms, each with its own materials, repeated.
     forms = [tree(rng, rng.uniform(5, 16)) for _ in range(4)]
     slots = [fu.resolve(form, materials) for form in forms]
-    count = int(rng.integers(25, 70))
+    count = int(rng.integers(40, 100))
     for _ in range(count):
         angle, distance = rng.uniform(0, 2 * np.pi), 1.2 + 35 * rng.uniform() ** 1.2
         k = int(rng.integers(len(forms)))

@@ -134,9 +134,9 @@ def _plan(rng: Rng, style: str) -> Room:
         height = rng.choice([rng.uniform(2.3, 2.8), rng.uniform(2.6, 3.8)])
     if rng.random() < 0.5:
         size = size[::-1].copy()
-    # The camera stands anywhere but closer than 0.45 m to a wall.
-    share = rng.beta(1.6, 1.6, 2)
-    low = -(0.45 + share * (size - 0.9))
+    # The camera stands anywhere but closer than 0.5 m to a wall, seldom in a corner.
+    share = rng.beta(2.2, 2.2, 2)
+    low = -(0.5 + share * (size - 1.0))
     high = low + size
     (x0, y0), (x1, y1) = low, high
     walls = [
@@ -759,9 +759,18 @@ def _furnish(rng: Rng, materials: Materials, room: Room, style: str) -> None:
             _laden(rng, stock("table_low", lambda r: fu.table(r, h=0.42)), 5),
             near=0.3,
         )
-    if rng.random() < 0.5:
-        _anywhere(rng, materials, room, fu.chair(rng), near=0.25)
-    for k in range(min(16, int(3 + fill * area / 4))):
+    close = [
+        lambda: stock("chair", fu.chair),
+        lambda: fu.chair(rng),
+        lambda: _laden(rng, fu.table(rng, rng.uniform(0.6, 1.4))),
+        lambda: stock("armchair", fu.sofa),
+        lambda: fu.plant(rng),
+        lambda: fu.shelf(rng, h=rng.uniform(0.7, 1.6)),
+        lambda: _laden(rng, fu.cabinet(rng, h=rng.uniform(0.6, 1.0))),
+    ]
+    for _ in range(int(rng.integers(0, 4))):
+        _anywhere(rng, materials, room, close[rng.integers(len(close))](), near=0.25)
+    for k in range(min(18, int(4 + fill * area / 2.8))):
         maker = makers[k % len(makers)] if k < len(makers) else makers[rng.integers(len(makers))]
         _against_wall(rng, materials, room, maker())
     loose = [
@@ -866,7 +875,7 @@ def _lamps(rng: Rng, materials: Materials, room: Room, style: str) -> list[str]:
         lights.ceiling_lamp(
             rng, materials, float(x), float(y), h, "lamps", kind, rng.uniform(20, 80)
         )
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(int(rng.choice([0, 1, 1, 2]))):
         tall = rng.uniform(1.2, 1.8)
         for _ in range(8):
             x, y = rng.uniform(room.low + 0.25, room.high - 0.25)
@@ -879,4 +888,4 @@ def _lamps(rng: Rng, materials: Materials, room: Room, style: str) -> list[str]:
                     base, tall = 0.5, rng.uniform(0.4, 0.65)
                 lights.standing_lamp(rng, materials, (x, y, base), tall, "lamps2")
                 break
-    return ["lamps", "lamps2"]
+    return ["lamps", "lamps2"]  # a neighbouring room may hold lamps2 alone
