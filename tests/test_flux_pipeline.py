@@ -6,10 +6,14 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from safetensors.torch import load_file
 
-from blender_omnix.engines.flux import components, pipeline
+from blender_omnix.adapters import find
+from blender_omnix.engines.flux import autoencoder, components, pipeline
 from blender_omnix.engines.flux.prompt import Prompt
-from tests.flux_tiny import MODEL
+from blender_omnix.engines.flux.sampler import Sampler
+from blender_omnix.errors import OmnixError
+from tests.flux_tiny import ADAPTERS, GOLDEN, MODEL
 
 torch.set_num_threads(1)
 
@@ -96,3 +100,25 @@ def test_steps_are_counted_and_can_stop_the_loop(tiny):
     with pytest.raises(Stop):
         denoise(tiny, torch.randn(1, 16, 4, 8), torch.randn(1, 16, 4, 8), on_step=on_step)
     assert seen == [0, 1]
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+def test_bfloat16_runs_and_stays_near_the_official_float32(fp8):
+    """What an accelerator computes in; the same code, so the types are seen to fit here."""
+    task = "rgb_camray_to_normal"
+    parts = components.load(MODEL, torch.bfloat16)
+    inputs = load_file(GOLDEN / "inputs.safetensors")
+    sampler = Sampler(parts, Prompt(inputs["prompt_embeds"], inputs["pooled_prompt_embeds"]))
+    if fp8:
+        components.store_in_fp8(parts.transformer)
+    sampler.add(task, find.task_files(ADAPTERS, task))
+    recorded = load_file(GOLDEN / f"expected_{task}.safetensors")
+    latents = sampler.sample(task, recorded["condition_latents"], recorded["target_noise"])
+    image = autoencoder.decode(parts.vae, latents)
+    assert latents.dtype == image.dtype == torch.float32
+    assert (image - recorded["target_image"]).abs().mean() < 0.02
+
+
+def test_a_prompt_of_another_network_is_refused(tiny):
+    with pytest.raises(OmnixError, match=r"channels where the transformer takes \(32, 32\)"):
+        Sampler(tiny, Prompt(torch.zeros(1, 8, 4096), torch.zeros(1, 768)))
