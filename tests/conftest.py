@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -32,8 +33,8 @@ _profile_key = pytest.StashKey[str]()
 def enabled_extension():
     """The repository as an installed extension, enabled; its module name.
 
-    Takes its profile's folder for everything that it writes. The worker runs on the Python in
-    OMNIX_TEST_PYTHON, where that is set: an environment for another Blender has no torch.
+    Its worker runs on the Python in OMNIX_TEST_PYTHON, where that is set: an environment for
+    another Blender has no torch.
     """
     bpy = pytest.importorskip("bpy")
     extensions = Path(os.environ[_PROFILE]) / "extensions" / "user_default"
@@ -58,3 +59,26 @@ def blender(enabled_extension):
 def host(enabled_extension):
     """Import a module of the package as Blender did: `host("job")` is `...host.job`."""
     return lambda name: importlib.import_module(f"{EXTENSION}.blender_omnix.host.{name}")
+
+
+@pytest.fixture
+def fake_worker(host, monkeypatch):
+    """Let the extension run `tests.fake_worker`; the mode of its engine can be given.
+
+    Ends that worker, so that the next test has one of its own.
+    """
+    skip_without_worker_packages()
+    job, operators = host("job"), host("operators")
+
+    def run(mode="quick"):
+        monkeypatch.setattr(job, "WORKER", "tests.fake_worker")
+        monkeypatch.setattr(operators, "_engine_options", lambda *_: {"mode": mode})
+
+    run()
+    yield run
+    job.close()
+
+
+def skip_without_worker_packages():
+    if "OMNIX_TEST_PYTHON" not in os.environ and not importlib.util.find_spec("OpenImageIO"):
+        pytest.skip("no worker here: name a Python that has its packages in OMNIX_TEST_PYTHON")

@@ -105,7 +105,7 @@ def test_a_generated_image_is_written_without_loss(blender, source, is_float):
     assert tuple(written.size) == (64, 32)
     read = np.empty(values.size, np.float32)
     written.pixels.foreach_get(read)
-    np.testing.assert_array_equal(read, values)
+    np.testing.assert_allclose(read, values, rtol=1e-6)
 
 
 def test_painted_pixels_win_over_the_file(blender, source, tmp_path):

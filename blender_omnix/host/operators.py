@@ -18,7 +18,7 @@ def default_folder(name: str) -> tuple[Path, list[str]]:
     """Where the maps of a panorama go unless told otherwise, and a note for an unsaved file."""
     folder = bpy.path.clean_name(name) or "panorama"
     if bpy.data.filepath:
-        return Path(bpy.path.abspath("//")) / "omnix" / folder, []
+        return _beside_blend() / folder, []
     root = bpy.utils.extension_path_user(preferences.ADDON, path="maps", create=True)
     return Path(root) / folder, [
         "The file is not saved, so its maps are in the extension's own folder; "
@@ -38,13 +38,13 @@ class OMNIX_OT_extract_pbr(bpy.types.Operator):
         name="File",
         description="Equirectangular panorama. Empty takes the one of the scene's world",
         subtype="FILE_PATH",
-        options={"SKIP_SAVE"},
+        options={"SKIP_SAVE", *properties.PATH_OPTIONS},
     )
     directory: bpy.props.StringProperty(
         name="Output",
         description="Folder of the maps. Empty uses a folder beside the .blend file",
         subtype="DIR_PATH",
-        options={"SKIP_SAVE"},
+        options={"SKIP_SAVE", *properties.PATH_OPTIONS},
     )
     engine: properties.engine_property("SKIP_SAVE")
     maps: properties.maps_property("SKIP_SAVE")
@@ -112,8 +112,9 @@ class OMNIX_OT_extract_pbr(bpy.types.Operator):
             "engine": self.engine.lower(),
             "maps": [name for name in maps.REQUESTABLE if name in self.maps],
             "size": self.size,
-            "exposure": self.exposure,
-            "camera_height": self.camera_height,
+            # Blender's floats are single precision; 1.6 is meant, not 1.600000023841858.
+            "exposure": round(self.exposure, 6),
+            "camera_height": round(self.camera_height, 6),
             "options": _engine_options(context, self.engine),
         }
         job.start(context, started, settings)
@@ -241,7 +242,10 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
     bl_options = {"REGISTER", "UNDO"}
 
     directory: bpy.props.StringProperty(
-        name="Maps", description="Folder of a map set", subtype="DIR_PATH"
+        name="Maps",
+        description="Folder of a map set",
+        subtype="DIR_PATH",
+        options=properties.PATH_OPTIONS,
     )
     name: bpy.props.StringProperty(
         name="Name",
@@ -370,11 +374,11 @@ class OMNIX_OT_move_maps(bpy.types.Operator):
         if not bpy.data.filepath:
             cls.poll_message_set("Save the file first")
             return False
-        return bool(folder) and Path(bpy.path.abspath(folder)).parent != _beside_blend()
+        return bool(folder) and Path(bpy.path.abspath(folder)).resolve().parent != _beside_blend()
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         choices = context.scene.omnix
-        here = Path(bpy.path.abspath(choices.folder))
+        here = Path(bpy.path.abspath(choices.folder)).resolve()
         there = _beside_blend() / here.name
         try:
             maps.read_report(here)
@@ -389,8 +393,10 @@ class OMNIX_OT_move_maps(bpy.types.Operator):
             self.report({"ERROR"}, f"{here} cannot be moved to {there} ({error.strerror}).")
             return {"CANCELLED"}
         for image in bpy.data.images:
-            file = Path(bpy.path.abspath(image.filepath, library=image.library))
-            if image.library is None and file.parent == here:
+            if image.library is not None:
+                continue
+            file = Path(bpy.path.abspath(image.filepath)).resolve()
+            if file.parent == here:
                 image.filepath = bpy.path.relpath(str(there / file.name))
         choices.folder = bpy.path.relpath(str(there))
         self.report({"INFO"}, f"Maps are in {there}")
@@ -398,7 +404,7 @@ class OMNIX_OT_move_maps(bpy.types.Operator):
 
 
 def _beside_blend() -> Path:
-    return Path(bpy.path.abspath("//")) / "omnix"
+    return Path(bpy.path.abspath("//")).resolve() / "omnix"
 
 
 CLASSES = (

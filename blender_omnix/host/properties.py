@@ -16,6 +16,9 @@ MAP_ITEMS = tuple(
     for index, name in enumerate(maps.REQUESTABLE)
 )
 
+# Paths may start with //; Blender wants to be told since 4.5.
+PATH_OPTIONS = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
+
 
 # Shared by the panel and the operators, so that all offer the same ranges and defaults. Operators
 # pass SKIP_SAVE: what they were told last time must not win over what the panel says now.
@@ -105,11 +108,13 @@ class OMNIX_PG_scene(bpy.types.PropertyGroup):
         name="File",
         description="Equirectangular panorama, twice as wide as high",
         subtype="FILE_PATH",
+        options=PATH_OPTIONS,
     )
     directory: bpy.props.StringProperty(
         name="Output",
         description="Folder of the maps. Empty uses a folder beside the .blend file",
         subtype="DIR_PATH",
+        options=PATH_OPTIONS,
     )
     engine: engine_property()
     maps: maps_property()
@@ -121,4 +126,5 @@ class OMNIX_PG_scene(bpy.types.PropertyGroup):
         name="Maps",
         description="The map set that was extracted or loaded last",
         subtype="DIR_PATH",
+        options=PATH_OPTIONS,
     )

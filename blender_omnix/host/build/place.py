@@ -91,6 +91,8 @@ def build_place(
         _delete(_built(collection).values())
     for map_name, image in textures.items():
         image.name = f"OmniX {name} {maps.MAPS[map_name].label}"
+    if own_source:
+        source.name = f"OmniX {name} Source"
 
     surface = material.surface_group(
         f"OmniX {name} Surface", {**textures, "source": source}, source_gain=gain

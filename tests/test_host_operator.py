@@ -1,0 +1,403 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Extract PBR from Panorama and its companions, as a script uses them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blender_omnix import maps
+
+from . import conftest
+from .test_host_source import TURN, make_world, write_png
+
+pytestmark = pytest.mark.blender
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def panorama(blender, tmp_path):
+    return write_varied_png(blender, tmp_path / "hall.png")
+
+
+def write_varied_png(bpy, path):
+    """A panorama that is not constant, which would be refused."""
+    image = bpy.data.images.new("Varied", 128, 64)
+    pixels = np.random.default_rng(0).random(128 * 64 * 4, np.float32)
+    image.pixels.foreach_set(pixels)
+    image.filepath_raw, image.file_format = str(path), "PNG"
+    image.save()
+    bpy.data.images.remove(image)
+    return path
+
+
+def datablocks(bpy):
+    """Names of all that a file holds, by collection of bpy.data."""
+    kinds = (p.identifier for p in bpy.data.bl_rna.properties if p.type == "COLLECTION")
+    return {kind: sorted(item.name for item in getattr(bpy.data, kind)) for kind in kinds}
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def pixels(bpy, file):
+    image = bpy.data.images.load(str(file))
+    values = np.empty(4 * image.size[0] * image.size[1], np.float32)
+    image.pixels.foreach_get(values)
+    return values
+
+
+def test_a_file_becomes_maps_and_a_place(blender, fake_worker, panorama, tmp_path):
+    out = tmp_path / "maps"
+    result = blender.ops.omnix.extract_pbr(
+        filepath=str(panorama),
+        directory=str(out),
+        maps={"depth", "normal"},
+        exposure=0.5,
+        camera_height=2.0,
+    )
+    assert result == {"FINISHED"}
+    assert set(maps.map_files(out)) == {"depth", "normal", "panorama"}
+    report = maps.read_report(out)
+    assert report["settings"]["exposure"] == 0.5
+    assert report["settings"]["camera_height"] == 2.0
+    assert blender.context.scene.omnix.folder == str(out)
+    collection = blender.data.collections["OmniX hall"]
+    assert any(item.type == "MESH" for item in collection.all_objects)
+
+
+def test_maps_alone_leave_the_scene_as_it_is(blender, fake_worker, panorama, tmp_path):
+    before = datablocks(blender)
+    blender.ops.omnix.extract_pbr(
+        filepath=str(panorama), directory=str(tmp_path / "maps"), build=False
+    )
+    assert datablocks(blender) == before
+    assert maps.is_map_set(tmp_path / "maps")
+
+
+def test_the_result_is_one_undo_step(blender, fake_worker, panorama, tmp_path):
+    blender.data.objects.new("Mine", None)
+    blender.ops.ed.undo_push(message="Before")
+    before = datablocks(blender)
+    # Scripts make undo steps only where they ask for it.
+    blender.ops.omnix.extract_pbr(
+        "EXEC_DEFAULT", True, filepath=str(panorama), directory=str(tmp_path / "maps")
+    )
+    assert datablocks(blender) != before
+    blender.ops.ed.undo()
+    assert datablocks(blender) == before
+    assert blender.context.scene.omnix.folder == ""
+
+
+def test_twice_replaces_the_place(blender, fake_worker, panorama, tmp_path):
+    arguments = {"filepath": str(panorama), "directory": str(tmp_path / "maps")}
+    blender.ops.omnix.extract_pbr(**arguments)
+    before = datablocks(blender)
+    blender.ops.omnix.extract_pbr(**arguments)
+    assert datablocks(blender) == before
+
+
+def test_invoked_without_a_window_it_runs_to_the_end(blender, fake_worker, panorama, tmp_path):
+    result = blender.ops.omnix.extract_pbr(
+        "INVOKE_DEFAULT", filepath=str(panorama), directory=str(tmp_path / "maps")
+    )
+    assert result == {"FINISHED"}
+    assert maps.is_map_set(tmp_path / "maps")
+
+
+def test_the_worlds_panorama_turned_and_packed(blender, fake_worker, panorama, tmp_path):
+    from mathutils import Euler
+
+    image = blender.data.images.load(str(panorama))
+    image.pack()
+    panorama.unlink()
+    _world, nodes = make_world(blender, image)
+    nodes["mapping"].inputs["Rotation"].default_value = TURN
+    nodes["background"].inputs["Strength"].default_value = 2.0
+
+    blender.ops.omnix.extract_pbr(directory=str(tmp_path / "maps"), camera_height=1.7)
+
+    (root,) = (o for o in blender.data.collections["OmniX hall"].objects if o.type == "EMPTY")
+    np.testing.assert_allclose(
+        root.rotation_euler.to_matrix(), Euler(TURN).to_matrix().inverted(), atol=1e-6
+    )
+    assert root.location.z == pytest.approx(1.7)
+    assert image.name in blender.data.images
+    # The file that was written for the worker has served.
+    written = Path(maps.read_report(tmp_path / "maps")["source"]["path"])
+    assert not written.exists()
+
+
+def test_maps_go_beside_a_saved_file(blender, fake_worker, panorama, tmp_path):
+    project = tmp_path / "Plätze für alle"
+    project.mkdir()
+    blender.ops.wm.save_as_mainfile(filepath=str(project / "place.blend"))
+    blender.ops.omnix.extract_pbr(filepath=str(panorama))
+    assert maps.is_map_set(project / "omnix" / "hall")
+
+
+def test_maps_of_an_unsaved_file_can_be_moved_beside_it(
+    blender, host, fake_worker, panorama, tmp_path, capfd
+):
+    blender.ops.omnix.extract_pbr(filepath=str(panorama))
+    assert "use Move Maps Next to .blend" in capfd.readouterr().out
+    first = Path(blender.context.scene.omnix.folder)
+    assert first.is_relative_to(os.environ["BLENDER_USER_RESOURCES"])
+    assert not blender.ops.omnix.move_maps.poll()
+
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
+    assert blender.ops.omnix.move_maps() == {"FINISHED"}
+
+    there = tmp_path / "omnix" / "hall"
+    assert maps.is_map_set(there)
+    assert not first.exists()
+    assert Path(blender.path.abspath(blender.context.scene.omnix.folder)).samefile(there)
+    files = {Path(blender.path.abspath(image.filepath)) for image in blender.data.images}
+    assert {path.resolve() for path in files} == {*maps.map_files(there).values(), panorama}
+    assert not blender.ops.omnix.move_maps.poll()
+
+
+def test_moving_refuses_to_overwrite(blender, fake_worker, panorama, tmp_path):
+    blender.ops.omnix.extract_pbr(filepath=str(panorama))
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
+    there = tmp_path / "omnix" / "hall"
+    there.mkdir(parents=True)
+    (there / "mine.txt").write_text("mine")
+    with pytest.raises(RuntimeError, match="not empty and holds no map set"):
+        blender.ops.omnix.move_maps()
+    assert [path.name for path in there.iterdir()] == ["mine.txt"]
+    assert maps.is_map_set(blender.context.scene.omnix.folder)
+
+
+def test_maps_can_be_loaded_again(blender, fake_worker, panorama, tmp_path):
+    out = tmp_path / "my maps"
+    blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(out), build=False)
+    blender.ops.omnix.load_maps(directory=str(out))
+    assert "OmniX my maps" in blender.data.collections
+    with pytest.raises(RuntimeError, match="is not a map set"):
+        blender.ops.omnix.load_maps(directory=str(tmp_path))
+
+
+# Bad input: the sentence, and everything as it was.
+
+
+def wide(bpy, folder):
+    return write_png(bpy, folder / "wide.png", 300, 100), "300 x 100"
+
+
+def small(bpy, folder):
+    return write_png(bpy, folder / "small.png", 32, 16), "32 x 16"
+
+
+def constant(bpy, folder):
+    return write_png(bpy, folder / "even.png"), "even.png"
+
+
+def missing(_bpy, folder):
+    return folder / "none.exr", "none.exr does not exist"
+
+
+def directory(_bpy, folder):
+    return folder, "is a folder"
+
+
+def empty(_bpy, folder):
+    (folder / "empty.png").touch()
+    return folder / "empty.png", "empty.png is empty"
+
+
+def truncated(bpy, folder):
+    path = write_varied_png(bpy, folder / "cut.png")
+    path.write_bytes(path.read_bytes()[:2000])
+    return path, "cut.png"
+
+
+def text(_bpy, folder):
+    (folder / "note.txt").write_text("no image")
+    return folder / "note.txt", "note.txt"
+
+
+BAD = [wide, small, constant, missing, directory, empty, truncated, text]
+
+
+@pytest.mark.parametrize("make", BAD, ids=lambda make: make.__name__)
+def test_bad_input_is_refused_with_a_sentence(blender, fake_worker, panorama, tmp_path, make):
+    out = tmp_path / "maps"
+    blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(out))
+    file, words = make(blender, tmp_path)
+    earlier, before = content(out), datablocks(blender)
+    with pytest.raises(RuntimeError, match=words) as refusal:
+        blender.ops.omnix.extract_pbr(filepath=str(file), directory=str(out))
+    assert len(str(refusal.value).strip().splitlines()) == 1
+    assert content(out) == earlier
+    assert datablocks(blender) == before
+
+
+def test_a_world_without_an_image_is_refused(blender):
+    make_world(blender)
+    before = datablocks(blender)
+    with pytest.raises(RuntimeError, match="The world World has no environment image"):
+        blender.ops.omnix.extract_pbr()
+    assert datablocks(blender) == before
+
+
+def test_a_folder_of_the_users_is_not_touched(blender, fake_worker, panorama, tmp_path):
+    out = tmp_path / "thesis"
+    out.mkdir()
+    (out / "chapter.txt").write_text("one")
+    with pytest.raises(RuntimeError, match="holds no map set"):
+        blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(out))
+    assert content(out) == {"chapter.txt": b"one"}
+
+
+def test_maps_that_cannot_be_built_are_kept(blender, fake_worker, panorama, tmp_path):
+    out = tmp_path / "maps"
+    before = datablocks(blender)
+    with pytest.raises(RuntimeError, match=r"no depth map.*The maps are in"):
+        blender.ops.omnix.extract_pbr(
+            filepath=str(panorama), directory=str(out), maps={"albedo"}, build=True
+        )
+    assert maps.is_map_set(out)
+    assert datablocks(blender) == before
+
+
+def test_an_external_python_that_is_none_is_named(blender, host, panorama, monkeypatch):
+    chosen = host("preferences").get(blender.context)
+    earlier = chosen.python
+    chosen.python = "/nowhere/python"
+    try:
+        with pytest.raises(RuntimeError, match="/nowhere/python, cannot be started"):
+            blender.ops.omnix.extract_pbr(filepath=str(panorama))
+    finally:
+        chosen.python = earlier
+        host("job").close()
+
+
+@pytest.mark.parametrize("mode", ["killed", "exit", "defect"])
+def test_a_worker_that_dies_says_where_its_log_is(blender, fake_worker, panorama, tmp_path, mode):
+    fake_worker(mode)
+    before = datablocks(blender)
+    with pytest.raises(RuntimeError, match=r"worker\.log") as failure:
+        blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(tmp_path / "maps"))
+    assert len(str(failure.value).strip().splitlines()) == 1
+    assert not (tmp_path / "maps").exists()
+    assert datablocks(blender) == before
+    fake_worker("quick")
+    blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(tmp_path / "maps"))
+
+
+# The window's way: start, look now and then, conclude.
+
+
+def start(blender, host, file, folder):
+    """A job as `invoke` starts it."""
+    job = host("job")
+    started = job.Job(
+        source=host("source").from_file(str(file)),
+        folder=folder,
+        camera_height=1.6,
+        build=True,
+        scene=blender.context.scene.name,
+        notes=[],
+    )
+    options = host("operators")._engine_options(blender.context, "COMPACT")
+    job.start(blender.context, started, {"options": options})
+    return started
+
+
+def advance_until(job, condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+        job.advance()
+
+
+def test_a_running_job_can_be_cancelled(blender, host, fake_worker, panorama, tmp_path):
+    job = host("job")
+    assert not blender.ops.omnix.cancel.poll()
+    fake_worker("slow")
+    started = start(blender, host, panorama, tmp_path / "maps")
+    advance_until(job, lambda: started.fraction > 0.1)
+    assert started.stage == "Albedo"
+    assert not blender.ops.omnix.extract_pbr.poll()
+    assert blender.ops.omnix.cancel() == {"FINISHED"}
+    assert not blender.ops.omnix.cancel.poll()
+    advance_until(job, lambda: started.state != job.RUNNING)
+    assert started.state == job.CANCELLED
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hall.png"]
+    assert blender.ops.omnix.extract_pbr.poll()
+
+
+def test_a_job_that_hears_nothing_is_cancelled_all_the_same(
+    blender, host, fake_worker, panorama, tmp_path
+):
+    job = host("job")
+    fake_worker("deaf")
+    started = start(blender, host, panorama, tmp_path / "maps")
+    advance_until(job, lambda: started.stage == "Albedo")
+    blender.ops.omnix.cancel()
+    advance_until(job, lambda: started.state != job.RUNNING)
+    assert started.state == job.CANCELLED
+    assert not job.worker_lives()
+
+
+def test_another_file_does_not_get_the_place(blender, host, fake_worker, panorama, tmp_path):
+    job = host("job")
+    started = start(blender, host, panorama, tmp_path / "maps")
+    blender.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
+    advance_until(job, lambda: started.state != job.RUNNING)
+    assert started.state == job.DONE
+    assert started.scene == ""
+    assert maps.is_map_set(tmp_path / "maps")
+
+
+def test_two_at_a_time_are_refused(blender, host, fake_worker, panorama, tmp_path):
+    fake_worker("slow")
+    start(blender, host, panorama, tmp_path / "maps")
+    with pytest.raises(host("job").OmnixError, match="An extraction is running"):
+        start(blender, host, panorama, tmp_path / "other")
+
+
+def test_the_model_can_be_unloaded(blender, host, fake_worker, panorama, tmp_path):
+    assert not blender.ops.omnix.unload_model.poll()
+    blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(tmp_path / "maps"))
+    assert blender.ops.omnix.unload_model() == {"FINISHED"}
+    assert host("job").log_path().is_file()
+
+
+# The real worker.
+
+
+@pytest.mark.slow
+def test_operator_and_command_line_give_equal_maps(blender, host, tmp_path):
+    conftest.skip_without_worker_packages()
+    world = Path(blender.utils.resource_path("LOCAL"), "datafiles", "studiolights", "world")
+    file = world / "interior.exr"
+    try:
+        blender.ops.omnix.extract_pbr(
+            filepath=str(file), directory=str(tmp_path / "operator"), size=256, exposure=0.25
+        )
+    finally:
+        host("job").close()
+    command = [os.environ.get("OMNIX_TEST_PYTHON", sys.executable), "-m", "blender_omnix"]
+    command += ["extract", str(file), "--out", str(tmp_path / "command"), "--quiet"]
+    command += ["--size", "256", "--exposure", "0.25"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    first, second = maps.map_files(tmp_path / "operator"), maps.map_files(tmp_path / "command")
+    assert set(first) == set(second) == {*maps.DEFAULT_MAPS, "panorama"}
+    for name in first:
+        # Not the bytes: OpenEXR files hold the time at which they were written.
+        np.testing.assert_array_equal(pixels(blender, first[name]), pixels(blender, second[name]))
+    reports = [maps.read_report(tmp_path / folder) for folder in ("operator", "command")]
+    assert reports[0]["settings"] == reports[1]["settings"]
+    assert all(report["adapters"] for report in reports)
+    assert "OmniX interior" in blender.data.collections
