@@ -8,13 +8,10 @@ import json
 import numpy as np
 import pytest
 
+from blender_omnix.panorama.frames import directions
 from training.scenes import assets
 
 WIDTH = 64
-
-
-def solid_angles(height: int) -> np.ndarray:
-    return np.cos((0.5 - (np.arange(height) + 0.5) / height) * np.pi)
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +48,6 @@ def test_file_keeps_the_contract(generate, kind, tmp_path):
     assert meta["kind"] == kind
     assert 0.8 <= meta["camera_height"] <= 2.5
 
-    from training.render import directions
-
     normal = data["normal"].astype(float) / 127
     np.testing.assert_allclose(np.linalg.norm(normal, axis=-1), 1, atol=0.02)
     assert ((normal * directions(h, w)).sum(-1) < 0.02).all()
@@ -77,7 +72,7 @@ def test_depth_normals_and_albedo_of_a_known_box():
     axes = render.camera(eye, pitch, roll)
     maps = render.render(("lamps",), axes, samples=2)
 
-    rays = render.directions(WIDTH // 2, WIDTH)
+    rays = directions(WIDTH // 2, WIDTH)
     world = rays @ axes
     exits = np.where(world > 0, high - (0, 0, eye), low - (0, 0, eye)) / world
     face = exits.argmin(-1)

@@ -18,8 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
+from blender_omnix.panorama.frames import directions, solid_angles
+from blender_omnix.panorama.tonemap import srgb_encode
+
+from .scenes.assets import SPLITS
+
 RECIPE = 2
-SPLITS = ("train", "val", "test")
 SCENES_PER_PROCESS = 40
 OUTDOOR_SHARE = 0.35
 
@@ -77,7 +81,7 @@ def make(
     return {
         "radiance": radiance,
         "lights": weights,
-        "albedo": np.round(_encode(maps["albedo"]) * 255).astype(np.uint8),
+        "albedo": np.round(srgb_encode(maps["albedo"]) * 255).astype(np.uint8),
         "normal": np.round(maps["normal"] * 127).astype(np.int8),
         "depth": np.minimum(depth, 6e4).astype(np.float16),
         "pbr": np.round(np.stack([maps["roughness"], maps["metallic"]], -1) * 255).astype(np.uint8),
@@ -86,21 +90,15 @@ def make(
     }
 
 
-def _encode(linear: np.ndarray) -> np.ndarray:
-    """Linear to sRGB-encoded (IEC 61966-2-1)."""
-    linear = np.clip(linear, 0, 1)
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-
-
 def _objects(
     depth: np.ndarray, index: np.ndarray, axes: np.ndarray, box: list[float] | None
 ) -> np.ndarray:
     """Pixels over 15 cm off the faces of the room's box; outdoors, what is not ground or sky."""
-    from . import render
+    from .scenes.meshes import SHELL
 
     if box is None:
-        return (index != render.SHELL) & (depth > 0)
-    points = (render.directions(*depth.shape) @ axes) * depth[..., None]
+        return (index != SHELL) & (depth > 0)
+    points = (directions(*depth.shape) @ axes) * depth[..., None]
     gaps = np.concatenate([points - np.array(box[:3]), np.array(box[3:]) - points], axis=-1)
     return (np.abs(gaps).min(-1) > 0.15) & (depth > 0)
 
@@ -113,9 +111,9 @@ def _normalised(
     The log-average luminance of what is not sky is brought to 0.18. Sky and sun keep their own
     proportion.
     """
-    height = solid.shape[0]
-    weight = np.cos((0.5 - (np.arange(height) + 0.5) / height) * np.pi)[:, None] * (solid + 1e-6)
-    scaled, used = [], []
+    weight = solid_angles(*solid.shape)[:, None] * (solid + 1e-6)
+    scaled: list[np.ndarray] = []
+    used: list[str] = []
     for group in (("environment", "sun"), ("lamps",), ("lamps2",)):
         present = [name for name in group if name in components]
         if not present:

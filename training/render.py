@@ -16,13 +16,13 @@ from pathlib import Path
 import bpy
 import numpy as np
 
+from blender_omnix.panorama.frames import directions
+
 WIDTH, HEIGHT = 256, 128
 SAMPLES = 10
 BOUNCES = 4
 AOVS = ("albedo", "pbr", "normal")
 FAR = 1e6
-# Object index of surfaces that belong to the room itself or the ground.
-SHELL = 1
 
 
 def prepare(groups: tuple[str, ...], width: int = WIDTH) -> None:
@@ -75,21 +75,6 @@ def camera(height: float, pitch: float = 0.0, roll: float = 0.0) -> np.ndarray:
     scene.collection.objects.link(item)
     scene.camera = item
     return np.array(tilt).T
-
-
-def directions(height: int, width: int) -> np.ndarray:
-    """Unit rays (H, W, 3) at pixel centres: image centre +X, +Y at u = 0.25, +Z up."""
-    azimuth = (0.5 - (np.arange(width) + 0.5) / width) * 2 * np.pi
-    elevation = (0.5 - (np.arange(height) + 0.5) / height) * np.pi
-    horizontal = np.cos(elevation)[:, None]
-    return np.stack(
-        [
-            horizontal * np.cos(azimuth),
-            horizontal * np.sin(azimuth),
-            np.repeat(np.sin(elevation)[:, None], width, axis=1),
-        ],
-        axis=-1,
-    )
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -56,6 +56,10 @@ def pick(rng: Rng, *options: str) -> str:
     return options[int(rng.integers(len(options)))]
 
 
+def pick_number(rng: Rng, *values: float) -> float:
+    return values[int(rng.integers(len(values)))]
+
+
 def _surface(rng: Rng) -> str:
     return pick(rng, "wood", "wood", "varnish", "varnish", "lacquer", "lacquer", "panelling")
 
@@ -201,8 +205,7 @@ def sofa(rng: Rng) -> Shape:
 
 def bed(rng: Rng) -> Shape:
     """A bed with mattress, cover and pillows; its head at +y."""
-    w, d = pick(rng, "0.9", "1.4", "1.6", "1.8"), rng.uniform(1.95, 2.1)
-    w = float(w)
+    w, d = pick_number(rng, 0.9, 1.4, 1.6, 1.8), rng.uniform(1.95, 2.1)
     h = rng.uniform(0.35, 0.55)
     frame = f"{_surface(rng)}#frame"
     shape: Shape = [
@@ -288,7 +291,7 @@ def cabinet(
         box("lacquer#plinth", (-w / 2 + 0.03, -d / 2 + 0.03, 0), (w / 2 - 0.03, d / 2, plinth)),
     ]
     columns = max(1, round(w / rng.uniform(0.4, 0.7)))
-    rows = max(1, round((h - plinth) / pick_range(rng, 0.2, 0.35, 0.7, 2.0)))
+    rows = max(1, round((h - plinth) / pick_number(rng, 0.2, 0.35, 0.7, 2.0)))
     cw, ch = w / columns, (h - plinth) / rows
     for c in range(columns):
         for r in range(rows):
@@ -311,10 +314,6 @@ def cabinet(
                 )
             )
     return shape
-
-
-def pick_range(rng: Rng, *values: float) -> float:
-    return values[int(rng.integers(len(values)))]
 
 
 def kitchen(rng: Rng, w: float | None = None) -> Shape:

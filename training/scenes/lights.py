@@ -15,6 +15,7 @@ import numpy as np
 from mathutils import Vector
 
 from . import assets, meshes
+from .furniture import resolve
 from .materials import Materials
 from .meshes import Shape, box, cylinder, lathe, rod
 
@@ -227,8 +228,6 @@ def ceiling_lamp(
 
     `style` is 'panel', 'tube', 'pendant', 'globe', 'downlight', 'industrial' or 'bulb'.
     """
-    from .furniture import resolve
-
     metal = rng.choice(["metal", "polished", "painted_metal", "lacquer"])
     glow = f"glow#{rng.uniform(4, 14):.1f}"
     if style == "panel":
@@ -310,8 +309,6 @@ def ceiling_lamp(
 
 def standing_lamp(rng: Rng, materials: Materials, location, height: float, group: str) -> None:
     """A floor or table lamp of a given height with a glowing shade."""
-    from .furniture import resolve
-
     r, h = height * rng.uniform(0.1, 0.16) + 0.05, rng.uniform(0.18, 0.35)
     h = min(h, height * 0.5)
     metal = rng.choice(["polished", "metal", "painted_metal", "wood"])

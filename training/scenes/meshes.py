@@ -26,11 +26,15 @@ class Part:
 
 
 Shape = list[Part]
+Point = Sequence[float] | np.ndarray
+
+# Object index of surfaces that belong to the room itself or the ground.
+SHELL = 1
 
 CUBE = [(0, 2, 3, 1), (4, 5, 7, 6), (0, 1, 5, 4), (2, 6, 7, 3), (0, 4, 6, 2), (1, 3, 7, 5)]
 
 
-def box(slot: str, low: Sequence[float], high: Sequence[float]) -> Part:
+def box(slot: str, low: Point, high: Point) -> Part:
     """An axis-aligned box between two corners."""
     corners = np.array(
         [(x, y, z) for z in (low[2], high[2]) for y in (low[1], high[1]) for x in (low[0], high[0])]
@@ -38,7 +42,7 @@ def box(slot: str, low: Sequence[float], high: Sequence[float]) -> Part:
     return Part(corners, list(CUBE), slot)
 
 
-def quad(slot: str, *corners: Sequence[float]) -> Part:
+def quad(slot: str, *corners: Point) -> Part:
     """A flat polygon through the given corners."""
     return Part(np.array(corners, float), [tuple(range(len(corners)))], slot)
 
@@ -68,7 +72,7 @@ def cylinder(slot: str, radius: float, low: float, high: float, sides: int = 14)
     return lathe(slot, [(radius, low), (radius, high)], sides)
 
 
-def rod(slot: str, start: Sequence[float], end: Sequence[float], radius: float, sides=8) -> Part:
+def rod(slot: str, start: Point, end: Point, radius: float, sides=8) -> Part:
     """A cylinder between two points."""
     start, end = np.asarray(start, float), np.asarray(end, float)
     axis = end - start
@@ -83,7 +87,7 @@ def rod(slot: str, start: Sequence[float], end: Sequence[float], radius: float, 
     return part
 
 
-def cushion(slot: str, low: Sequence[float], high: Sequence[float], power: float = 4.0) -> Part:
+def cushion(slot: str, low: Point, high: Point, power: float = 4.0) -> Part:
     """A superellipsoid filling a box: an upholstered block. Larger power = boxier."""
     rows, columns = 9, 16
     polar = np.linspace(0, np.pi, rows)
@@ -163,7 +167,7 @@ def leaves(
     return Part(corners.reshape(-1, 3), faces, slot)
 
 
-def moved(shape: Shape, offset: Sequence[float], yaw: float = 0.0, scale=1.0) -> Shape:
+def moved(shape: Shape, offset: Point, yaw: float = 0.0, scale=1.0) -> Shape:
     """A copy of the shape, scaled, turned about z by `yaw` radians, then moved."""
     c, s = np.cos(yaw), np.sin(yaw)
     turn = np.array([(c, s, 0.0), (-s, c, 0.0), (0.0, 0.0, 1.0)])
@@ -182,7 +186,7 @@ def extent(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
 def add(
     shape: Shape,
     materials: Mapping[str, bpy.types.Material],
-    location: Sequence[float] = (0, 0, 0),
+    location: Point = (0, 0, 0),
     yaw: float = 0.0,
     *,
     index: int = 0,

@@ -11,7 +11,6 @@ from .materials import Materials
 from .meshes import Part, Shape, box, cylinder, height_field, lathe, leaves, moved, quad, rod
 
 Rng = np.random.Generator
-SHELL = 1
 
 STYLES = ("street", "plaza", "courtyard", "garden", "forest", "field", "water", "yard")
 STYLE_WEIGHTS = (0.25, 0.12, 0.11, 0.16, 0.15, 0.08, 0.05, 0.08)
@@ -439,7 +438,7 @@ def build(rng: Rng, materials: Materials, style: str | None = None) -> dict:
 
 def _ground(yard: _Yard, *kinds: str, rise: float = 0.0, flat: float = 60.0) -> None:
     part = _hills(yard.rng, flat, rise)
-    meshes.add([part], {"ground": yard.materials.any(*kinds)}, index=SHELL)
+    meshes.add([part], {"ground": yard.materials.any(*kinds)}, index=meshes.SHELL)
 
 
 def _distant(yard: _Yard, count: int, near: float = 45.0, far: float = 160.0) -> None:
@@ -526,7 +525,9 @@ def _street(yard: _Yard) -> None:
     kerb = rng.uniform(0.08, 0.18)
     for side in (-1, 1):
         a, b = sorted((side * road / 2 + offset, side * (road / 2 + walk) + offset))
-        meshes.add([box("walk", (-90, a, -0.2), (90, b, kerb))], {"walk": paving}, index=SHELL)
+        meshes.add(
+            [box("walk", (-90, a, -0.2), (90, b, kerb))], {"walk": paving}, index=meshes.SHELL
+        )
         line = side * (road / 2 + walk) + offset
         if rng.random() < 0.85:
             _row(yard, line + 0.1 * side, -60, 60, -side)
@@ -563,7 +564,7 @@ def _street(yard: _Yard) -> None:
             box("mark", (x, -0.07 + offset, 0.0), (x + 2, 0.07 + offset, 0.012))
             for x in np.arange(-60, 60, 5)
         ]
-        meshes.add(dashes, {"mark": mark}, index=SHELL)
+        meshes.add(dashes, {"mark": mark}, index=meshes.SHELL)
     if rng.random() < 0.4:
         z = rng.uniform(6, 9)
         wires = [
@@ -659,7 +660,7 @@ def _garden(yard: _Yard) -> None:
         meshes.add(
             path,
             {"path": materials.any("gravel", "paving", "soil", "asphalt", "concrete")},
-            index=SHELL,
+            index=meshes.SHELL,
         )
     if rng.random() < 0.6:
         ahead, yaw = rng.uniform(4, 14), rng.uniform(0, 2 * np.pi)
@@ -689,7 +690,7 @@ def _garden(yard: _Yard) -> None:
 def _forest(yard: _Yard) -> None:
     rng, materials = yard.rng, yard.materials
     ground = materials.any("soil", "soil", "grass")
-    meshes.add([_bumpy(rng, 300, rng.uniform(0.1, 1.2))], {"ground": ground}, index=SHELL)
+    meshes.add([_bumpy(rng, 300, rng.uniform(0.1, 1.2))], {"ground": ground}, index=meshes.SHELL)
     # A few tree forms, each with its own materials, repeated.
     forms = [tree(rng, rng.uniform(5, 16)) for _ in range(4)]
     slots = [fu.resolve(form, materials) for form in forms]
@@ -760,7 +761,7 @@ def _water(yard: _Yard) -> None:
         [quad("water", (-900, -900, 0), (900, -900, 0), (900, 900, 0), (-900, 900, 0))],
         {"water": water},
         (0, 0, -rng.uniform(0.2, 1.5)),
-        index=SHELL,
+        index=meshes.SHELL,
     )
     xs = np.concatenate([np.linspace(-60, 60, 40)])
     ys = np.concatenate([[-60], np.linspace(-30, 6, 30)])
@@ -773,7 +774,7 @@ def _water(yard: _Yard) -> None:
         {"ground": materials.any("soil", "grass", "gravel", "rock", "paving")},
         (0, 0, 0),
         yaw,
-        index=SHELL,
+        index=meshes.SHELL,
     )
     yard.scatter(lambda: boulder(rng, rng.uniform(0.1, 0.9)), int(rng.integers(3, 14)), 0.5, 8, 0.6)
     yard.scatter(lambda: tree(rng, rng.uniform(4, 10)), int(rng.integers(1, 6)), 2, 14, 1.2)

@@ -11,9 +11,9 @@ from . import furniture as fu
 from . import lights, meshes
 from .materials import Materials
 from .meshes import Shape, box, moved, quad, rod
+from .outdoors import tree
 
 Rng = np.random.Generator
-SHELL = 1
 
 STYLES = (
     "living",
@@ -230,7 +230,7 @@ def _shell(rng: Rng, materials: Materials, room: Room, style: str) -> None:
     thickness = rng.uniform(0.12, 0.4)
     for k, wall in enumerate(room.walls):
         material = accent if k == accent_wall else main
-        meshes.add(_wall_shape(wall, h, thickness, "wall"), {"wall": material}, index=SHELL)
+        meshes.add(_wall_shape(wall, h, thickness, "wall"), {"wall": material}, index=meshes.SHELL)
     if style in ("industrial", "store"):
         floor = materials.any(
             "concrete", "concrete", "floor_tile", "asphalt", "floor_wood", "painted_metal", "stone"
@@ -251,35 +251,39 @@ def _shell(rng: Rng, materials: Materials, room: Room, style: str) -> None:
         ceiling = materials.any(*["ceiling"] * 7, "panelling", "wall_paint", "concrete")
     m = thickness
     ground = [box("floor", (x0 - m, y0 - m, -0.2), (x1 + m, y1 + m, 0.0))]
-    meshes.add(ground, {"floor": floor}, index=SHELL)
+    meshes.add(ground, {"floor": floor}, index=meshes.SHELL)
     if rng.random() < (0.25 if style in ("industrial", "hall", "attic") else 0.04):
         _skylights(rng, room, m, ceiling)
     else:
         meshes.add(
             [box("ceiling", (x0 - m, y0 - m, h), (x1 + m, y1 + m, h + 0.2))],
             {"ceiling": ceiling},
-            index=SHELL,
+            index=meshes.SHELL,
         )
     trim = materials.any("lacquer", "wood", "varnish", "wall_paint", "stone", "ceiling")
     if rng.random() < 0.7 and style != "industrial":
         depth, tall = rng.uniform(0.01, 0.02), rng.uniform(0.05, 0.16)
         for wall in room.walls:
             meshes.add(
-                _wall_shape(wall, h, 0, "trim", inset=depth, top=tall), {"trim": trim}, index=SHELL
+                _wall_shape(wall, h, 0, "trim", inset=depth, top=tall),
+                {"trim": trim},
+                index=meshes.SHELL,
             )
     if rng.random() < 0.2 and style != "industrial":
         for wall in room.walls:
             meshes.add(
                 _wall_shape(wall, h, 0, "trim", inset=0.06, bottom=h - 0.08),
                 {"trim": trim},
-                index=SHELL,
+                index=meshes.SHELL,
             )
     if rng.random() < 0.22:
         lower = materials.any("panelling", "wall_tile", "wall_paint", "wood", "stone", "lacquer")
         tall = rng.uniform(0.8, 1.4) if rng.random() < 0.8 else rng.uniform(1.8, 2.2)
         for wall in room.walls:
             meshes.add(
-                _wall_shape(wall, h, 0, "low", inset=0.012, top=tall), {"low": lower}, index=SHELL
+                _wall_shape(wall, h, 0, "low", inset=0.012, top=tall),
+                {"low": lower},
+                index=meshes.SHELL,
             )
     _ceiling_works(rng, materials, room, style)
     if style == "attic":
@@ -304,7 +308,7 @@ def _skylights(rng: Rng, room: Room, m: float, ceiling) -> None:
             x = end + gap
         else:
             x = end
-    meshes.add(shape, {"ceiling": ceiling}, index=SHELL)
+    meshes.add(shape, {"ceiling": ceiling}, index=meshes.SHELL)
 
 
 def _ceiling_works(rng: Rng, materials: Materials, room: Room, style: str) -> None:
@@ -360,7 +364,7 @@ def _slopes(rng: Rng, materials: Materials, room: Room, wall_material) -> None:
         if min(ya, yb) - 0.3 < 0 < max(ya, yb) + 0.3:
             continue
         plane = [quad("slope", (x0, ya, knee), (x1, ya, knee), (x1, yb, h), (x0, yb, h))]
-        meshes.add(plane, {"slope": material}, index=SHELL)
+        meshes.add(plane, {"slope": material}, index=meshes.SHELL)
 
 
 def _columns(rng: Rng, materials: Materials, room: Room) -> None:
@@ -515,7 +519,7 @@ def _neighbour(rng: Rng, materials: Materials, room: Room, wall: Wall, opening: 
         "back": materials.any("wall_paint", "wallpaper", "pattern", "panelling"),
     }
     base = wall.point(middle)
-    meshes.add(shape, slots, base, wall.yaw, index=SHELL)
+    meshes.add(shape, slots, base, wall.yaw, index=meshes.SHELL)
     makers = [fu.shelf, fu.cabinet, fu.sofa, fu.plant, fu.table]
     for _ in range(int(rng.integers(1, 4))):
         piece = makers[rng.integers(len(makers))](rng)
@@ -544,15 +548,13 @@ def _sun_azimuth(rng: Rng, room: Room) -> float:
 
 def _outside(rng: Rng, materials: Materials, room: Room) -> None:
     """Ground, facades and trees that the windows may show."""
-    from .outdoors import tree
-
     level = -rng.choice([rng.uniform(0.1, 0.5), rng.uniform(3, 12)])
     kind = materials.any("grass", "asphalt", "paving", "soil")
     meshes.add(
         [quad("ground", (-80, -80, 0), (80, -80, 0), (80, 80, 0), (-80, 80, 0))],
         {"ground": kind},
         (0, 0, level),
-        index=SHELL,
+        index=meshes.SHELL,
     )
     for _ in range(int(rng.integers(0, 6))):
         angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(16, 45)
