@@ -19,6 +19,8 @@ from .errors import Cancelled, OmnixError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .adapters.report import Measured
+
 DONE, REFUSED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -47,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_extract(commands)
-    adapters.add_parsers(commands)
+    adapters.add_parsers(commands, measure=_measure_compact)
     conformance.add_parser(commands)
     return parser
 
@@ -74,6 +76,17 @@ def _add_extract(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--adapters", type=Path, metavar="DIR", help="the engine's adapters")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     parser.set_defaults(run=_extract)
+
+
+def _measure_compact(folder: Path) -> dict[str, Measured]:
+    """The adapters of compact weights, injected and measured as the engine does it."""
+    from . import engines
+    from .adapters.report import Measured
+
+    engine = engines.create("compact", {"weights": folder})
+    engine.load(lambda stage, fraction: None)
+    keys = ("modules_injected", "tensors_equal", "effect_off", "effect_swapped")
+    return {e["name"]: Measured(**{key: e[key] for key in keys}) for e in engine.adapters()}
 
 
 def _names(text: str) -> tuple[str, ...]:

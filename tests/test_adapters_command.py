@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from blender_omnix import cli
 from blender_omnix.adapters import find
-from blender_omnix.adapters.check import ROUTING_TOLERANCE
+from blender_omnix.adapters.check import check
+from blender_omnix.adapters.report import Measured
 from blender_omnix.errors import OmnixError
 from tests.adapter_files import ADAPTER, ADAPTERS, MODEL, PREFIX, fused, good, kohya, save
 
@@ -52,7 +53,7 @@ def test_the_recorded_set_is_well(capsys):
         assert (adapter["format"], adapter["rank"], adapter["alpha"]) == ("peft", 4, None)
         assert (adapter["modules_expected"], adapter["modules_injected"]) == (21, 21)
         assert (adapter["tensors"], adapter["tensors_equal"]) == (42, 42)
-        assert adapter["routing_error"] < ROUTING_TOLERANCE["F32"]
+        assert adapter["routing_error"] < 1e-4
         assert adapter["effect_off"] > 0.1
         assert adapter["effect_swapped"] > 0.1
         assert adapter["unknown"] == adapter["missing"] == adapter["zero"] == []
@@ -210,35 +211,43 @@ def test_a_task_is_found_in_batch_order_or_not_at_all(root):
         find.task_files(root, "rgb_camray_to_normal")
 
 
-def network(folder: Path, **metadata: str) -> None:
-    save_file(
-        {"up.conv.weight": torch.randn(4, 3, 3, 3), "up.conv.bias": torch.zeros(4)},
-        folder / find.BASE_NAME,
-        metadata,
-    )
-
-
-def test_adapters_beside_their_network_are_checked_against_it(capsys, tmp_path):
-    network(tmp_path, adapted_modules='["up.conv"]')
+def network(folder: Path, **metadata: str) -> dict[str, torch.Tensor]:
+    """A network of one convolution and two adapters for it; returns an adapter's tensors."""
+    base = {"up.conv.weight": torch.randn(4, 3, 3, 3), "up.conv.bias": torch.zeros(4)}
+    save_file(base, folder / find.BASE_NAME, metadata)
     pair = {
         "up.conv.lora_A.weight": torch.randn(2, 3, 3, 3),
         "up.conv.lora_B.weight": torch.randn(4, 2, 1, 1),
     }
-    save_file(pair, tmp_path / "depth.safetensors")
-    save_file(pair, tmp_path / "albedo.safetensors")
-    code, found = checked(capsys, tmp_path)
-    assert (code, [a["name"] for a in found["adapters"]]) == (0, ["albedo", "depth"])
-    assert found["adapters"][0]["modules_expected"] == 1
+    for name in ("albedo", "depth"):
+        save_file(pair, folder / f"{name}.safetensors")
+    return pair
+
+
+def test_adapters_beside_their_network_are_checked_against_it(tmp_path):
+    pair = network(tmp_path, adapted_modules='["up.conv"]')
+    items, remarks = check(tmp_path)
+    assert [item.found.name for item in items] == ["albedo", "depth"]
+    assert [item.refusals for item in items] == [[], []]
+    assert remarks == []
+    assert items[0].inspection.expected == 1
     pair["up.conv.lora_A.weight"] = torch.randn(2, 3, 1, 1)
     save_file(pair, tmp_path / "depth.safetensors")
-    code, _, err = run(capsys, "check", tmp_path / "depth.safetensors")
-    assert code == 1
-    assert "up.conv.lora_A.weight [2, 3, 1, 1] instead of [2, 3, 3, 3]" in err
+    (item,), _ = check(tmp_path / "depth.safetensors")
+    assert "up.conv.lora_A.weight [2, 3, 1, 1] instead of [2, 3, 3, 3]" in item.refusals[0]
+
+
+def test_an_engine_may_measure_adapters_beside_their_network(tmp_path):
+    network(tmp_path, adapted_modules='["up.conv"]')
+    numbers = {"albedo": Measured(1, 2, 0.5, 0.25), "depth": Measured(1, 2, 0.0, 0.25)}
+    albedo, depth = check(tmp_path, measure=lambda folder: numbers)[0]
+    assert albedo.measured == numbers["albedo"]
+    assert albedo.refusals == []
+    assert "changes nothing in the model's output" in depth.refusals[0]
 
 
 def test_a_network_that_names_no_modules_is_refused(capsys, tmp_path):
     network(tmp_path)
-    save_file(good(), tmp_path / "depth.safetensors")
     code, _, err = run(capsys, "check", tmp_path)
     assert code == 1
     assert "does not say which of its modules adapters fill" in err

@@ -7,10 +7,12 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .check import Checked, check
+from .check import Checked, Measure, check
 from .header import sha256
 from .inspection import PROBLEMS
 from .report import findings, table
@@ -39,7 +41,7 @@ COLUMNS = {
     "alphas": "bad_alpha",
     "metadata": "metadata",
 }
-IN_BASE = {
+MEASURED = {
     "injected": "modules_injected",
     "equal": "tensors_equal",
     "routing": "routing_error",
@@ -48,8 +50,11 @@ IN_BASE = {
 }
 
 
-def add_parsers(commands: argparse._SubParsersAction) -> None:
-    """Add `adapters` with its own commands; each sets `run`, which returns the exit code."""
+def add_parsers(commands: argparse._SubParsersAction, measure: Measure | None = None) -> None:
+    """Add `adapters` with its own commands; each sets `run`, which returns the exit code.
+
+    `measure` runs the adapters in a folder that holds their own network.
+    """
     parser = commands.add_parser("adapters", help="check and convert LoRA adapter files")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
 
@@ -64,7 +69,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         "--base", type=Path, metavar="DIR", help="the FLUX model: a folder with transformer/ in it"
     )
     checker.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    checker.set_defaults(run=run)
+    checker.set_defaults(run=run, measure=measure)
 
     converter = actions.add_parser(
         "convert", help="rename an adapter's tensors for another program, exactly"
@@ -81,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    items, remarks = check(args.path, args.base)
+    items, remarks = check(args.path, args.base, args.measure)
     refusals = [text for item in items for text in item.refusals] + [
         f"{args.path} is incomplete: {remark}." for remark in remarks
     ]
@@ -95,10 +100,11 @@ def _check(args: argparse.Namespace) -> int:
         }
         print(json.dumps(document, indent=2))
     else:
-        print(table([_row(item, args.base is not None) for item in items]))
+        keys = COLUMNS | MEASURED if any(item.measured for item in items) else COLUMNS
+        print(table([_row(item, keys) for item in items]))
         bad = sum(bool(item.refusals) for item in items)
         print(f"\n{len(items) - bad} of {len(items)} adapters are well.")
-        if any(item.injected and not item.effect for item in items):
+        if any(item.measured and item.measured.effect_off is None for item in items):
             print(f"Outputs were not measured: {args.base / 'transformer'} holds no weights.")
     for text in dict.fromkeys(refusals):
         print(text, file=sys.stderr)
@@ -122,17 +128,12 @@ def _document(item: Checked) -> dict[str, Any]:
         "file": str(item.found.file),
         "ok": not item.refusals,
         "refusals": item.refusals,
-        **dict.fromkeys(IN_BASE.values()),
+        **dict.fromkeys(MEASURED.values()),
     }
     if item.inspection:
         document |= findings(item.inspection)
-    if item.injected:
-        document["modules_injected"] = item.injected.modules
-        document["tensors_equal"] = item.injected.tensors_equal
-    if item.effect:
-        document["routing_error"] = _finite(item.routing_error)
-        document["effect_off"] = _finite(item.effect.off)
-        document["effect_swapped"] = _finite(item.effect.swapped)
+    if item.measured:
+        document |= {key: _finite(value) for key, value in asdict(item.measured).items()}
     return document
 
 
@@ -145,9 +146,8 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _row(item: Checked, in_base: bool) -> dict[str, Any]:
+def _row(item: Checked, keys: Mapping[str, str]) -> dict[str, Any]:
     document = _document(item)
-    keys = COLUMNS | IN_BASE if in_base else COLUMNS
     row = {head: document.get(key) for head, key in keys.items()}
     for head, key in COLUMNS.items():
         if key in PROBLEMS and item.inspection:

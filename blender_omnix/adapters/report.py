@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .header import sha256
@@ -12,6 +13,21 @@ from .inspection import PROBLEMS, Inspection
 if TYPE_CHECKING:
     from .effect import Effect
     from .inject import Injected
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an adapter turned out to do in a model; None for what was not measured.
+
+    The effects are relative RMS changes of the output, `routing_error` is the largest such
+    difference between an element of a mixed batch and that element's adapter alone.
+    """
+
+    modules_injected: int
+    tensors_equal: int
+    effect_off: float | None = None
+    effect_swapped: float | None = None
+    routing_error: float | None = None
 
 
 def entry(task: str, injected: Injected, effect: Effect | None = None) -> dict[str, Any]:
