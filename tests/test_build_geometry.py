@@ -140,9 +140,9 @@ def test_the_background_is_welded_to_the_surface():
     cells = grid(box_room.room(128))
     front = geometry.shell(cells, JUMP, 0.0)
     both = geometry.shell(cells, JUMP, 1 / 16)
-    grown = both.quads[len(front.quads) :]
-    shared = (grown < len(front.vertices)).sum()
-    assert shared > 100
+    seen = {tuple(point) for point in front.vertices.tolist()}
+    shared = [tuple(point) in seen for point in both.vertices[len(front.vertices) :].tolist()]
+    assert sum(shared) > 50
 
 
 def test_fill_zero_builds_no_background():

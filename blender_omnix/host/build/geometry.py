@@ -237,9 +237,9 @@ def _background(
     radius: int,
     surface: tuple[np.ndarray, ...],
 ) -> tuple[np.ndarray, ...]:
-    """The same five arrays for the background; corners may be vertices of the surface."""
+    """The same five arrays for the background; its vertices come after those of the surface."""
     rows, columns = grid.shape
-    cells, planes, seeds = _grow(grid, right, down, radius)
+    cells, planes, seeds, outward = _grow(grid, right, down, radius)
     depth = grid.depth.copy().reshape(-1)
     normal = grid.normal.copy().reshape(-1, 3)
     rays = grid.rays.reshape(-1, 3)
@@ -251,114 +251,129 @@ def _background(
     filled = np.zeros(rows * columns, bool)
     filled[cells] = True
     vertices, _, corners, surface_cells, _ = surface
-    # Where the background runs on into the visible surface it takes over that surface's vertex.
+    # Where the background runs on into the visible surface it takes over that vertex's position.
+    # Not the vertex: right at the edge the picture mixes in the foreground, which would be drawn
+    # out over the first cell.
     owner = np.full(all_keys.max() + 1, -1)
     visible = ~filled[surface_cells]
     owner[all_keys[surface_cells[visible]]] = corners[visible]
 
     keys = all_keys[cells]
     used, own, disparity = _weld(keys, _corner_disparity(behind, cells, planes))
-    position, lookup_cells = _mirror(grid, cells, planes, seeds)
+    points = _key_rays(used, rows) / disparity[:, None]
+    taken = owner[used] >= 0
+    points[taken] = vertices[owner[used[taken]]]
+    position, lookup_cells = _mirror(grid, cells, planes, seeds, outward)
     lookup = np.stack(
         [np.bincount(own.ravel(), weights=position[..., k].ravel()) for k in range(3)], axis=-1
     )
-    taken = owner[used] >= 0
-    index = np.where(taken, owner[used], len(vertices) + np.cumsum(~taken) - 1)
-    free = ~taken
-    points = _key_rays(used[free], rows) / disparity[free, None]
-    lookup = _unit(lookup[free]) / disparity[free, None]
-    return points, lookup.astype(np.float32), index[own], cells, lookup_cells
+    lookup = _unit(lookup) * np.sqrt(_dot(points, points))[:, None]
+    return points, lookup, own + len(vertices), cells, lookup_cells
 
 
 def _grow(
     grid: Grid, right: np.ndarray, down: np.ndarray, radius: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Extend far surfaces behind near ones, ring by ring, `radius` times.
 
-    Returns the flat cells reached, for each the plane g (N, 3) with 1 / depth = g . ray, and the
-    visible cell it grew from. Where two surfaces meet the nearer one wins: the inside of a room is
-    what all its walls leave over.
+    Returns the flat cells reached; for each the plane g (N, 3) with 1 / depth = g . ray, the
+    visible cell it grew from, and the step (row, column) that leads from the edge away from the
+    foreground. Where two surfaces meet the nearer one wins: the inside of a room is what all its
+    walls leave over.
     """
     rows, columns = grid.shape
     rays = grid.rays.reshape(-1, 3)
     depth = grid.depth.reshape(-1)
-    near, source = _jump_pairs(grid, right, down)
-    plane = _planes(grid, source)
-    seed = source
     # Hidden surfaces stay within the heights of what is seen: a wall behind a table ends at the
     # floor that the table hides.
     heights = (rays[:, 2] * depth)[depth > 0]
     limit = np.where(rays[:, 2] < 0, *np.percentile(heights, (0.1, 99.9)))
     least = np.maximum(rays[:, 2] / limit, 0.0)
+    near, seed, outward = _jump_pairs(grid, right, down)
+    plane = _planes(grid, seed)
     reached = np.zeros(rows * columns, bool)
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    found: list[tuple[np.ndarray, ...]] = []
     for _ in range(radius):
         disparity = _dot(plane, rays[near])
         start = 1.0 / depth[seed]
         disparity = np.clip(disparity, start / _MAX_GROWTH, start * _MAX_GROWTH)
         disparity = np.maximum(disparity, least[near])
         hidden = ~reached[near] & (disparity * depth[near] * _BEHIND < 1.0) & (depth[near] > 0)
-        near, plane, seed, disparity = (a[hidden] for a in (near, plane, seed, disparity))
-        order = np.lexsort((-disparity, near))
-        near, first = np.unique(near[order], return_index=True)
-        if not len(near):
+        if not hidden.any():
             break
+        order = np.flatnonzero(hidden)
+        order = order[np.lexsort((-disparity[order], near[order]))]
+        near, first = np.unique(near[order], return_index=True)
         chosen = order[first]
-        plane, seed = plane[chosen], seed[chosen]
+        plane, seed, outward = plane[chosen], seed[chosen], outward[chosen]
         # The plane is bent to the clipped disparity, so that it still describes its own cell.
         plane = plane * (disparity[chosen] / _dot(plane, rays[near]))[:, None]
         reached[near] = True
-        found.append((near, plane, seed))
+        found.append((near, plane, seed, outward))
         row, column = near // columns, near % columns
         steps = [(row + dr, (column + dc) % columns) for dr, dc in _NEIGHBOURS]
         inside = np.concatenate([(r >= 0) & (r < rows) for r, _ in steps])
         near = np.concatenate([r * columns + c for r, c in steps])[inside]
-        plane = np.tile(plane, (4, 1))[inside]
-        seed = np.tile(seed, 4)[inside]
+        plane, seed, outward = (
+            np.concatenate([array] * len(steps))[inside] for array in (plane, seed, outward)
+        )
     if not found:
-        return np.empty(0, int), np.empty((0, 3), np.float32), np.empty(0, int)
-    cells, planes, seeds = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return cells, planes, seeds
+        nothing = np.empty(0, int)
+        return nothing, np.empty((0, 3), np.float32), nothing, np.empty((0, 2), int)
+    cells, planes, seeds, steps_out = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return cells, planes, seeds, steps_out
 
 
-def _jump_pairs(grid: Grid, right: np.ndarray, down: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flat cells (near, far) on the two sides of every jump between two surfaces."""
+def _jump_pairs(
+    grid: Grid, right: np.ndarray, down: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Flat cells (near, far) on the two sides of every jump between two surfaces, and the step
+    (row, column) from near to far."""
     cell = np.arange(grid.depth.size).reshape(grid.shape)
     one = np.concatenate((cell[~right], cell[:-1][~down]))
     other = np.concatenate((np.roll(cell, -1, axis=1)[~right], cell[1:][~down]))
+    step = np.repeat(((0, 1), (1, 0)), ((~right).sum(), (~down).sum()), axis=0)
     depth = grid.depth.reshape(-1)
     both = (depth[one] > 0) & (depth[other] > 0)
-    one, other = one[both], other[both]
+    one, other, step = one[both], other[both], step[both]
     swap = depth[one] > depth[other]
-    return np.where(swap, other, one), np.where(swap, one, other)
+    near, far = np.where(swap, other, one), np.where(swap, one, other)
+    return near, far, np.where(swap[:, None], -step, step)
 
 
 def _mirror(
-    grid: Grid, cells: np.ndarray, planes: np.ndarray, seeds: np.ndarray
+    grid: Grid, cells: np.ndarray, planes: np.ndarray, seeds: np.ndarray, outward: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where hidden cells look their colour up: unit vectors (N, 4, 3) for their corners, and the
     flat cell.
 
-    The visible side is mirrored at the edge, which continues its texture; where that lands on
-    something else (more than a tenth off the plane), all corners take the cell at the edge.
+    The visible side is mirrored one cell off the edge, which continues its texture without the
+    pixels that mix both sides. Where that lands on something else (more than a tenth off the
+    plane), all corners take the cell beside the edge.
     """
     rows, columns = grid.shape
-    row, column = cells // columns, cells % columns
-    seed_row, seed_column = seeds // columns, seeds % columns
-    mirror_row = 2 * seed_row - row
-    mirror_column = (2 * seed_column - column) % columns
-    inside = (mirror_row >= 0) & (mirror_row < rows)
-    mirrored = np.where(inside, mirror_row, seed_row) * columns + mirror_column
-    shown = grid.depth.reshape(-1)[mirrored]
-    expected = _dot(planes, grid.rays.reshape(-1, 3)[mirrored])
-    fits = inside & (np.abs(shown * expected - 1.0) < 0.1)
+    centre = np.stack((seeds // columns, seeds % columns), axis=1) + outward
+    cell = np.stack((cells // columns, cells % columns), axis=1)
+    mirrored, fits = _on_plane(grid, 2 * centre - cell, planes)
+    off_edge, usable = _on_plane(grid, centre, planes)
+    lookup_cells = np.where(fits, mirrored, np.where(usable, off_edge, seeds))
 
     offsets = np.array([corner[:2] for corner in _CORNERS])
-    at_row = 2 * seed_row[:, None] + 1 - (row[:, None] + offsets[:, 0])
-    at_column = 2 * seed_column[:, None] + 1 - (column[:, None] + offsets[:, 1])
-    at_row = np.where(fits[:, None], at_row, seed_row[:, None] + 0.5)
-    at_column = np.where(fits[:, None], at_column, seed_column[:, None] + 0.5)
-    return _rays_at(at_row, at_column, rows), np.where(fits, mirrored, seeds)
+    reflected = 2 * centre[:, None] + 1 - (cell[:, None] + offsets)
+    fixed = np.stack((lookup_cells // columns, lookup_cells % columns), axis=1)[:, None] + 0.5
+    position = np.where(fits[:, None, None], reflected, fixed)
+    return _rays_at(position[..., 0], position[..., 1], rows), lookup_cells
+
+
+def _on_plane(grid: Grid, at: np.ndarray, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Flat cells for positions (N, 2) row and column, and whether each exists and shows a surface
+    within a tenth of the plane g (N, 3)."""
+    rows, columns = grid.shape
+    inside = (at[:, 0] >= 0) & (at[:, 0] < rows)
+    cells = np.where(inside, at[:, 0], 0) * columns + at[:, 1] % columns
+    expected = _dot(planes, grid.rays.reshape(-1, 3)[cells])
+    fits = np.abs(grid.depth.reshape(-1)[cells] * expected - 1.0) < 0.1
+    return cells, inside & fits
 
 
 def _planes(grid: Grid, cells: np.ndarray) -> np.ndarray:
@@ -379,10 +394,11 @@ def _corner_disparity(grid: Grid, cells: np.ndarray, planes: np.ndarray) -> np.n
     rows, columns = grid.shape
     centre = 1.0 / grid.depth.reshape(-1)[cells]
     row, column = cells // columns, cells % columns
+    rays = _corner_rays(rows).reshape(-1, 3)
     disparity = np.empty((len(cells), 4), np.float32)
     for k, (down, right, _) in enumerate(_CORNERS):
         corner = (row + down) * columns + (column + right) % columns
-        disparity[:, k] = _dot(planes, _corner_rays(rows).reshape(-1, 3)[corner])
+        disparity[:, k] = _dot(planes, rays[corner])
     return np.clip(disparity, centre[:, None] / _MAX_TILT, centre[:, None] * _MAX_TILT)
 
 
@@ -460,12 +476,14 @@ def _key_rays(keys: np.ndarray, rows: int) -> np.ndarray:
 
 def _rays_at(row: np.ndarray, column: np.ndarray, rows: int) -> np.ndarray:
     """Unit vectors (..., 3) float32 of positions on the grid, in cells from its top left."""
-    elevation = (0.5 - np.asarray(row) / rows) * np.pi
-    azimuth = (0.5 - np.asarray(column) / (2 * rows)) * (2.0 * np.pi)
-    elevation, azimuth = np.broadcast_arrays(elevation, azimuth)
+    elevation = (0.5 - row / rows) * np.pi
+    azimuth = (0.5 - column / (2 * rows)) * (2.0 * np.pi)
     flat = np.cos(elevation)
-    rays = np.stack((flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)), axis=-1)
-    return rays.astype(np.float32)
+    rays = np.empty((*np.broadcast_shapes(elevation.shape, azimuth.shape), 3), np.float32)
+    rays[..., 0] = flat * np.cos(azimuth)
+    rays[..., 1] = flat * np.sin(azimuth)
+    rays[..., 2] = np.sin(elevation)
+    return rays
 
 
 def _shell(
