@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from blender_omnix import engines, maps
 from blender_omnix.adapters.find import PUBLISHED_NAME
 from blender_omnix.adapters.inject import inject
 from blender_omnix.engines.flux import components
+from blender_omnix.engines.flux.attention import CrossAdapterAttnProcessor
 from blender_omnix.engines.flux.engine import FluxEngine, network_size
 from blender_omnix.errors import Cancelled, OmnixError
 from blender_omnix.extract import Settings, extract
@@ -158,6 +160,8 @@ def test_folders_that_do_not_fit_are_named(weights, tmp_path):
         FluxEngine(tmp_path, ADAPTERS).load(ignore)
     with pytest.raises(OmnixError, match="holds no adapters"):
         FluxEngine(weights, tmp_path).load(ignore)
+    with pytest.raises(OmnixError, match="nowhere is no folder"):
+        FluxEngine(weights, tmp_path / "nowhere").load(ignore)
     with pytest.raises(OmnixError, match="no device nonsense"):
         FluxEngine(weights, ADAPTERS, device="nonsense").load(ignore)
 
@@ -209,6 +213,27 @@ def test_a_missing_task_is_named(weights, tmp_path):
     engine.load(ignore)
     with pytest.raises(OmnixError, match="lacks the adapter rgb and semantic of rgb_to_semantic"):
         predict(engine, ("semantic",))
+
+
+def test_too_little_memory_says_what_to_change(weights, monkeypatch):
+    """Raised where an accelerator raises it: inside the transformer."""
+    engine = FluxEngine(weights, ADAPTERS, device="cpu", height=64, steps=1)
+    engine.load(ignore)
+
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(CrossAdapterAttnProcessor, "__call__", full)
+    with pytest.raises(OmnixError, match="option fp8 or a smaller height"):
+        predict(engine, ("albedo",))
+
+
+def test_unload_gives_the_memory_back(weights):
+    engine = FluxEngine(weights, ADAPTERS, device="cpu", height=64, steps=1)
+    engine.load(ignore)
+    transformer = weakref.ref(engine._loaded.sampler._transformer)
+    engine.unload()
+    assert transformer() is None
 
 
 def test_unload_and_load_again(weights):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,6 +94,8 @@ class FluxEngine:
         if self._loaded is not None:
             return
         components.check(self.weights)
+        if not self.root.is_dir():
+            raise OmnixError(f"{self.root} is no folder; choose the root of the OmniX adapters.")
         find.find(self.root)
         device = _device(self.device or best_device())
         progress("Loading Prompt", 0.0)
@@ -104,8 +107,9 @@ class FluxEngine:
         sampler = Sampler(parts, embeddings)
         if self.fp8:
             components.store_in_fp8(parts.transformer)
-        parts.transformer.to(device)
-        parts.vae.to(device)
+        with _out_of_memory():
+            parts.transformer.to(device)
+            parts.vae.to(device)
         self._loaded = _Loaded(device, parts.vae, sampler)
         progress("Loading FLUX", 1.0)
 
@@ -113,6 +117,8 @@ class FluxEngine:
         """Give the memory back."""
         self._loaded = None
         self._entries, self._used = {}, []
+        # The transformer and its hooks refer to one another.
+        gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -138,7 +144,7 @@ class FluxEngine:
         tasks = needed(maps, self.camera_rays)
         height, width = network_size(panorama.shape[0], self.height)
         result: Prediction = {}
-        with _out_of_memory(width, height):
+        with _out_of_memory():
             for task in tasks:
                 progress("Loading Adapters", 0.0)
                 self._add(loaded.sampler, task)
@@ -198,14 +204,17 @@ def _latents(
 
 
 @contextlib.contextmanager
-def _out_of_memory(width: int, height: int) -> Iterator[None]:
+def _out_of_memory() -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        # CUDA has a class for it, Metal only says so.
+        if "out of memory" not in str(error):
+            raise
         raise OmnixError(
-            f"The accelerator's memory is too small for {width} x {height}; lower the network "
-            "height or store the transformer in 8 bits."
-        ) from None
+            "The accelerator has too little memory for FLUX; use the engine's option fp8 or a "
+            "smaller height."
+        ) from error
 
 
 def network_size(height: int, limit: int = MAX_HEIGHT) -> tuple[int, int]:
