@@ -166,6 +166,7 @@ def test_a_record_is_not_followed_once_the_tensors_changed(tmp_path):
     "record",
     [
         "no json",
+        "[" * 99999,
         "[]",
         "{}",
         json.dumps({"format": ["bfl", ""], "roles": ["x", "y"], "products": {}, "metadata": {}}),

@@ -141,6 +141,16 @@ def test_weights_take_the_base_type(tmp_path):
     assert torch.equal(layer.lora_A["rgb"].weight, stored.bfloat16())
 
 
+def test_values_that_overflow_the_base_type_are_refused(tmp_path):
+    model = tiny_flux().half()
+    key = f"{PREFIX}transformer_blocks.0.attn.to_q.lora_A.weight"
+    tensors = good()
+    tensors[key][0, 0] = 1e6
+    with pytest.raises(OmnixError, match=rf"{key} overflows torch\.float16"):
+        inject(model, {"rgb": save(tmp_path, tensors)})
+    assert not lora_layers(model)
+
+
 @pytest.mark.parametrize("spoil", ["value", "sign of zero", "scale", "absent", "extra"])
 def test_verification_sees_what_was_changed_in_the_model(model, tmp_path, spoil):
     tensors = good()

@@ -115,6 +115,10 @@ HOSTILE: dict[str, tuple[Callable[[], Tensors], str]] = {
         lambda: changed(f"{Q}.lora_B.weight", lambda t: t.flatten()),
         rf"have the wrong shape .*{Q}\.lora_B\.weight \[128\]",
     ),
+    "a number for a matrix": (
+        lambda: changed(f"{Q}.lora_A.weight", lambda t: t[0, 0].clone()),
+        rf"have the wrong shape \({Q}\.lora_A\.weight \[\]",
+    ),
     "rank 0": (
         lambda: changed(f"{Q}.lora_A.weight", lambda t: t[:0]),
         rf"have the wrong shape .*{Q}\.lora_A\.weight \[0, 32\]",
@@ -244,6 +248,8 @@ HOSTILE_METADATA = {
         "use_rslora = true",
     ),
     "no json": ({"lora_adapter_metadata": "r=4"}, "lora_adapter_metadata is no JSON"),
+    "a list": ({"lora_adapter_metadata": "[]"}, "lora_adapter_metadata is no JSON object"),
+    "nested": ({"lora_adapter_metadata": "[" * 99999}, "lora_adapter_metadata is no JSON"),
     "kohya": ({"ss_network_alpha": "1", "ss_network_dim": "4"}, "ss_network_alpha = 1"),
     "bare alpha": ({"alpha": "2"}, "alpha = 2"),
     "scale": ({"lora_scale": "0.5"}, "lora_scale = 0.5"),

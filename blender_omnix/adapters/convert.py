@@ -347,7 +347,7 @@ def _restored(
         }
         found = Spelling(format, tuple(record["roles"]), dict(record["metadata"]), alphas)
     # A record is text that anyone may have written; one that makes no sense is no record.
-    except (LookupError, TypeError, ValueError, AttributeError, OmnixError):
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, OmnixError):
         return None
     same = back.keys() == products.keys() and all(
         back[m].a.same(p.a) and back[m].b.same(p.b) and back[m].scale == p.scale

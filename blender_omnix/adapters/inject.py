@@ -113,6 +113,9 @@ def verify(model: nn.Module, name: str, inspection: Inspection) -> Injected:
                 unequal[item.a] = None
             if not _same(b, file.get_tensor(item.b)[slice(*item.rows)]):
                 unequal[item.b] = None
+            for key, weight in ((item.a, a), (item.b, b)):
+                if not weight.isfinite().all():
+                    unequal[f"{key} overflows {weight.dtype}"] = None
             if layer.scaling[name] != item.scale:
                 unequal[f"{path} is scaled by {layer.scaling[name]}, not {item.scale}"] = None
     if unequal:

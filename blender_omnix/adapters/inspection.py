@@ -126,7 +126,8 @@ def inspect(
     problems["bad_alpha"] += _partial_alpha(pairs)
     if with_values:
         _check_values(result)
-    result.ranks = sorted({header.tensors[p.a].shape[0] for p in pairs.values() if p.a})
+    shapes = [header.tensors[pair.a].shape for pair in pairs.values() if pair.a]
+    result.ranks = sorted({shape[0] for shape in shapes if shape})
     result.alphas = sorted({x.alpha for x in result.modules.values() if x.alpha is not None})
     result.dtypes = sorted({entry.dtype for entry in header.tensors.values()})
     problems["metadata"] += _scaling_metadata(header.metadata, result)
@@ -245,7 +246,7 @@ def _scaling_metadata(metadata: Mapping[str, str], result: Inspection) -> list[s
     if text := claims.pop("lora_adapter_metadata", None):
         try:
             config = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return ["lora_adapter_metadata is no JSON"]
         if not isinstance(config, dict):
             return ["lora_adapter_metadata is no JSON object"]
