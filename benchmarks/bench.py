@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,7 @@ def bench_worker(folder: Path) -> list[str]:
 
 def bench_host(folder: Path) -> list[str]:
     """Figures that a bpy process of its own measures; see `measure_host`."""
-    found: list[dict[str, float]] = []
+    found: list[dict[str, Any]] = []
     for index in range(REGISTRATIONS):
         profile = folder / f"profile {index}"
         extensions = profile / "extensions" / "user_default"
@@ -197,15 +197,22 @@ def bench_host(folder: Path) -> list[str]:
         )
         found.append(json.loads(answer.read_text()))
     job = found[0]
-    enable = statistics.median(figures["enable"] for figures in found)
+    enable = [
+        statistics.median(seconds) for seconds in zip(*(f["enable"] for f in found), strict=True)
+    ]
     rows = [
-        (f"enable the add-on, median of {REGISTRATIONS} processes", f"{1000 * enable:.0f} ms"),
-        ("start a job, with the process", f"{1000 * job['start']:.1f} ms"),
-        (f"longest of {job['ticks']:.0f} ticks while it runs", f"{1000 * job['longest']:.2f} ms"),
+        (f"enable the add-on, median of {REGISTRATIONS} processes", both(enable)),
+        ("start a job, with the process", both(job["start"])),
+        (f"longest of {job['ticks']} ticks while it runs", f"{1000 * job['longest']:.2f} ms"),
         ("mean tick", f"{1000 * job['mean']:.2f} ms"),
-        ("build the place at the end", f"{1000 * job['build']:.0f} ms"),
+        ("build the place at the end", both(job["build"])),
     ]
     return table("Blender's main thread", rows)
+
+
+def both(seconds: Sequence[float]) -> str:
+    """The clock's time, and the processor's, which other load does not stretch."""
+    return f"{1000 * seconds[0]:.0f} ms ({1000 * seconds[1]:.0f} ms of processor time)"
 
 
 def measure_host(answer: Path, out: Path | None) -> None:
@@ -214,10 +221,12 @@ def measure_host(answer: Path, out: Path | None) -> None:
 
     import bpy
 
+    # Exists from here on.
+    addon_utils = importlib.import_module("addon_utils")
     name = "bl_ext.user_default.blender_omnix"
-    began = time.perf_counter()
-    bpy.ops.preferences.addon_enable(module=name)
-    figures = {"enable": time.perf_counter() - began}
+    # Blender reads the manifests of all extensions once, for which this one is not to blame.
+    addon_utils.extensions_refresh()
+    figures = {"enable": timed(lambda: bpy.ops.preferences.addon_enable(module=name))}
     if name not in bpy.context.preferences.addons:
         sys.exit("The add-on could not be enabled.")
     if out is not None:
@@ -231,23 +240,24 @@ def measure_host(answer: Path, out: Path | None) -> None:
             scene=bpy.context.scene.name,
             notes=[],
         )
-        began = time.perf_counter()
-        job.start(bpy.context, started, {})
-        figures["start"] = time.perf_counter() - began
+        figures["start"] = timed(lambda: job.start(bpy.context, started, {}))
         ticks = []
         while started.state == job.RUNNING:
             time.sleep(job.INTERVAL)
-            began = time.perf_counter()
-            job.advance()
-            ticks.append(time.perf_counter() - began)
+            ticks.append(timed(job.advance)[0])
         if started.state != job.DONE:
             sys.exit(started.message)
         figures |= {"longest": max(ticks), "mean": statistics.mean(ticks), "ticks": len(ticks)}
-        began = time.perf_counter()
-        bpy.ops.omnix.load_maps(directory=str(out))
-        figures["build"] = time.perf_counter() - began
+        figures["build"] = timed(lambda: bpy.ops.omnix.load_maps(directory=str(out)))
     bpy.ops.preferences.addon_disable(module=name)
     answer.write_text(json.dumps(figures))
+
+
+def timed(call: Callable[[], object]) -> tuple[float, float]:
+    """Seconds by the clock and of this process's processor time."""
+    began, began_cpu = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - began, time.process_time() - began_cpu
 
 
 def table(title: str, rows: list[tuple[str, str]]) -> list[str]:
