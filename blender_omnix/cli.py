@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from .adapters.report import Measured
 
+_FLUX_OPTIONS = ("weights", "adapters", "device", "height", "steps", "camera_rays", "fp8")
 DONE, REFUSED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -72,9 +73,15 @@ def _add_extract(commands: argparse._SubParsersAction) -> None:
         "--camera-height", type=float, default=1.6, metavar="M", help="metres above the floor"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--weights", type=Path, metavar="DIR", help="the engine's weights")
-    parser.add_argument("--adapters", type=Path, metavar="DIR", help="the engine's adapters")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    flux = parser.add_argument_group("options of the flux engine")
+    flux.add_argument("--weights", metavar="DIR", help="FLUX.1-dev's folder")
+    flux.add_argument("--adapters", metavar="DIR", help="root of the OmniX adapters")
+    flux.add_argument("--device", help="a device of torch (default: the best there is)")
+    flux.add_argument("--network-height", type=int, dest="height", metavar="ROWS", help="at most")
+    flux.add_argument("--steps", type=int, metavar="N", help="sampling steps of each task")
+    flux.add_argument("--camera-rays", action="store_true", default=None, help="for the normals")
+    flux.add_argument("--fp8", action="store_true", default=None, help="8-bit transformer weights")
     parser.set_defaults(run=_extract)
 
 
@@ -96,11 +103,10 @@ def _names(text: str) -> tuple[str, ...]:
 def _extract(args: argparse.Namespace) -> int:
     from .extract import Settings, extract
 
-    options = {
-        key: str(value)
-        for key, value in (("weights", args.weights), ("adapters", args.adapters))
-        if value is not None
-    }
+    given = {name: getattr(args, name) for name in _FLUX_OPTIONS}
+    options = {name: value for name, value in given.items() if value is not None}
+    if options and args.engine != "flux":
+        raise OmnixError(f"--{next(iter(options))} belongs to the flux engine; add --engine flux.")
     settings = Settings(
         engine=args.engine,
         maps=args.maps,

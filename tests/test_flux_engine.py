@@ -136,7 +136,7 @@ def test_the_report_names_the_adapters_in_use(engine):
         assert entry["effect_swapped"] > 0.01
 
 
-def test_progress_rises_and_cancelling_stops_between_steps(engine):
+def test_progress_rises_and_cancelling_stops(engine):
     seen = []
     predict_all = lambda cancelled: engine.predict(  # noqa: E731
         picture(64), ("albedo", "depth"), lambda *step: seen.append(step), cancelled
@@ -151,6 +151,22 @@ def test_progress_rises_and_cancelling_stops_between_steps(engine):
         predict_all(lambda: any(stage == "Albedo" for stage, _fraction in seen))
     assert [stage for stage, _ in seen if stage != "Loading Adapters"] == ["Albedo"]
     assert set(predict_all(lambda: False)) == {"albedo", "depth", "sky"}
+
+
+def test_a_cancel_takes_effect_within_a_step(engine):
+    asked = []
+
+    def cancelled():
+        asked.append(True)
+        return len(asked) > 3
+
+    seen = []
+    with pytest.raises(Cancelled):
+        engine.predict(picture(64), ("albedo",), lambda *step: seen.append(step), cancelled)
+    # Once before the first step, then before each of its blocks.
+    assert [stage for stage, _ in seen].count("Albedo") == 1
+    assert len(asked) == 4
+    assert set(predict(engine, ("albedo",))) == {"albedo"}
 
 
 def test_folders_that_do_not_fit_are_named(weights, tmp_path):

@@ -144,6 +144,11 @@ class FluxEngine:
         tasks = needed(maps, self.camera_rays)
         height, width = network_size(panorama.shape[0], self.height)
         result: Prediction = {}
+
+        def stop_if_cancelled() -> None:
+            if cancelled():
+                raise Cancelled
+
         with _out_of_memory():
             for task in tasks:
                 progress("Loading Adapters", 0.0)
@@ -154,8 +159,7 @@ class FluxEngine:
             for index, task in enumerate(tasks):
 
                 def on_step(step: int, index: int = index, task: str = task) -> None:
-                    if cancelled():
-                        raise Cancelled
+                    stop_if_cancelled()
                     done = (index + step / self.steps) / len(tasks)
                     progress(TASKS[task].title, done)
 
@@ -165,6 +169,7 @@ class FluxEngine:
                     target,
                     steps=self.steps,
                     on_step=on_step,
+                    on_block=stop_if_cancelled,
                 )
                 image = autoencoder.decode(loaded.vae, sampled)
                 result |= readout.read(task, image[0].permute(1, 2, 0).cpu().numpy())

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -99,11 +100,19 @@ class Sampler:
         steps: int = pipeline.STEPS,
         wrap_columns: int = pipeline.WRAP_COLUMNS,
         on_step: Callable[[int], None] = lambda step: None,
+        on_block: Callable[[], None] = lambda: None,
     ) -> torch.Tensor:
-        """The target's latents (1, C, h, w) of a task that was added. See `pipeline.denoise`."""
+        """The target's latents (1, C, h, w) of a task that was added. See `pipeline.denoise`.
+
+        `on_block()` runs before every block of the transformer and may raise to stop: a step of
+        the real network can take longer than a user should wait for a cancel.
+        """
         timesteps = pipeline.schedule(self._scheduler, noise, steps, wrap_columns)
         self._fill(timesteps)
-        with routing(self._transformer, self._adapters[task]):
+        with (
+            routing(self._transformer, self._adapters[task]),
+            _before_blocks(self._transformer, on_block),
+        ):
             return pipeline.denoise(
                 self._transformer,
                 self._scheduler,
@@ -120,3 +129,14 @@ class Sampler:
         self._table.fill(
             **pipeline.modulation(self._transformer, timesteps, self._prompt, self._guidance)
         )
+
+
+@contextlib.contextmanager
+def _before_blocks(transformer: torch.nn.Module, action: Callable[[], None]) -> Iterator[None]:
+    blocks = (*transformer.transformer_blocks, *transformer.single_transformer_blocks)
+    hooks = [block.register_forward_pre_hook(lambda *_: action()) for block in blocks]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
