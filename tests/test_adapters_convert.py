@@ -11,8 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from blender_omnix.adapters import layout
-from blender_omnix.adapters.convert import RECORD, convert
+from blender_omnix.adapters.convert import convert
 from blender_omnix.adapters.inspection import inspect
+from blender_omnix.adapters.record import RECORD
 from blender_omnix.errors import OmnixError
 from tests.adapter_files import ADAPTER, PREFIX, Tensors, changes, fused, good, kohya, save
 
@@ -233,6 +234,22 @@ REFUSED = {
         lambda: fused() | {"single_blocks.0.linear1.lora_A.weight": torch.ones(3, 32)},
         "peft",
         r"lora_A and lora_B of single_blocks\.0\.linear1 do not fit",
+    ),
+    "NaN": (
+        lambda: fused() | {"single_blocks.0.linear1.lora_A.weight": torch.full((4, 32), torch.nan)},
+        "peft",
+        r"single_blocks\.0\.linear1 is empty or not finite",
+    ),
+    "rank 0": (
+        lambda: (
+            good()
+            | {
+                f"{PREFIX}transformer_blocks.0.attn.to_q.lora_A.weight": torch.ones(0, 32),
+                f"{PREFIX}transformer_blocks.0.attn.to_q.lora_B.weight": torch.ones(32, 0),
+            }
+        ),
+        "bfl",
+        r"transformer_blocks\.0\.attn\.to_q is empty or not finite",
     ),
     "nothing in it": (dict, "peft", "cannot be converted"),
 }

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Low-rank products as files hold them, and the exact folding of their alpha."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .values import FLOATS, flaws, narrowed, widened
+
+# Where alpha cannot be folded without rounding; float64 has nothing wider and rounds.
+WIDER = {"F16": "F32", "BF16": "F32", "F32": "F64", "F64": "F64"}
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A raw array with its safetensors type."""
+
+    dtype: str
+    data: NDArray
+
+    def same(self, other: Matrix) -> bool:
+        """Equal type, shape and bits."""
+        return (
+            self.dtype == other.dtype
+            and self.data.shape == other.data.shape
+            and self.data.tobytes() == other.data.tobytes()
+        )
+
+    def zero(self) -> bool:
+        return flaws(self.data, self.dtype).zero
+
+    def cast(self, dtype: str) -> Matrix:
+        return self if dtype == self.dtype else Matrix(dtype, narrowed(self.wide(), dtype))
+
+    def wide(self) -> NDArray[np.float64]:
+        return widened(self.data, self.dtype)
+
+
+@dataclass(frozen=True)
+class Product:
+    """(alpha / rank) B A; alpha None stands for the rank."""
+
+    a: Matrix
+    b: Matrix
+    alpha: float | None = None
+
+    @property
+    def rank(self) -> int:
+        return self.a.data.shape[0]
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+
+Products = dict[str, Product]
+
+
+def folded(products: Products) -> Products:
+    """The same changes without alphas: alpha / rank goes into B, exactly.
+
+    Where one product's type would round, all of them come back in the next wider type.
+    """
+    same = {module: _fold(product, product.b.dtype) for module, product in products.items()}
+    if all(_exact(products[module], same[module]) for module in products):
+        return same
+    return {
+        module: replace(_fold(p, WIDER[p.b.dtype]), a=p.a.cast(WIDER[p.a.dtype]))
+        for module, p in products.items()
+    }
+
+
+def _fold(product: Product, dtype: str) -> Product:
+    return Product(product.a, Matrix(dtype, narrowed(product.b.wide() * product.scale, dtype)))
+
+
+def _exact(product: Product, folded: Product) -> bool:
+    """Whether folding rounded nothing: only a power of two can be taken out again for certain."""
+    if math.frexp(product.scale)[0] not in (0.5, -0.5):
+        return False
+    return np.array_equal(folded.b.wide(), product.b.wide() * product.scale)
+
+
+def mantissa(products: Products) -> int:
+    """Mantissa bits of the widest type among products."""
+    return max(FLOATS[m.dtype][3] for p in products.values() for m in (p.a, p.b))
