@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import numpy as np
@@ -274,3 +275,74 @@ def test_undo_takes_the_place_back(blender, room_folder, enabled_extension):
     assert "OmniX room" in blender.data.collections
     blender.ops.ed.undo()
     assert "OmniX room" not in blender.data.collections
+
+
+def test_operators_do_what_the_functions_do(blender, build, room_folder, tmp_path):
+    collection = make(blender, build, room_folder, mode="ORIGINAL")
+    omnix, place = blender.ops.omnix, build.place
+    omnix.set_mode(mode="RELIGHT")
+    assert place.control(collection, "Relit").default_value == 1.0
+    omnix.rebuild_place(detail=64)
+    assert place.settings_of(collection).detail == 64
+    omnix.set_scale(measured=1.0, distance=2.0)
+    assert place.viewpoint(collection).translation.z == pytest.approx(3.2)
+    omnix.show_map(map="normal")
+    assert place.shown_map(collection) == "normal"
+    omnix.show_map(map="NONE")
+    assert place.shown_map(collection) is None
+    with pytest.raises(RuntimeError, match="no semantic map"):
+        omnix.show_map(map="semantic")
+    omnix.replace_map(map="albedo", filepath=str(room_folder / "panorama.png"))
+    omnix.save_maps(directory=str(tmp_path / "saved"))
+    saved = (tmp_path / "saved" / "albedo.png").read_bytes()
+    assert saved == (room_folder / "panorama.png").read_bytes()
+    assert (tmp_path / "saved" / "report.json").exists()
+    with pytest.raises(RuntimeError, match="not empty"):
+        omnix.save_maps(directory=str(tmp_path))
+    omnix.add_camera()
+    assert blender.context.scene.camera == place.part(collection, "camera")
+    omnix.mark_asset()
+    assert collection.asset_data is not None
+    assert collection.preview.image_size[:] == (256, 256)
+    with pytest.raises(RuntimeError, match="no world"):
+        omnix.follow_world()
+    omnix.remove_place()
+    assert "OmniX room" not in blender.data.collections
+    with pytest.raises(RuntimeError, match="no place in this file"):
+        omnix.remove_place()
+
+
+def test_a_map_shown_is_unlit(blender, build, room_folder):
+    collection = make(blender, build, room_folder)
+    build.place.show_map(collection, "roughness")
+    assert np.median(panorama_of(blender, build, collection)) == pytest.approx(0.6, abs=0.01)
+
+
+def test_the_stand_in_follows_its_sliders_and_applies_them(blender, build, room_folder):
+    collection = make(blender, build, room_folder)
+    surface = build.place.part(collection, "surface")
+    before = everything(blender)
+    blender.ops.omnix.adjust_geometry()
+    item = build.place.part(collection, "preview")
+    modifier = item.modifiers[0]
+    names = importlib.import_module(f"{build.__name__}.preview").inputs(modifier)
+    modifier[names["Detail"]], modifier[names["Jump"]] = 64, 0.5
+    item.update_tag()
+    graph = blender.context.evaluated_depsgraph_get()
+    mesh = item.evaluated_get(graph).to_mesh()
+    points = np.empty((len(mesh.vertices), 3), np.float32)
+    mesh.vertices.foreach_get("co", points.ravel())
+    assert 0.9 * 64 * 32 < len(mesh.polygons) <= 64 * 32
+    assert np.allclose(points.min(axis=0), box_room.ROOM[0], atol=0.1)
+    directions = np.empty_like(points)
+    mesh.attributes["omnix_direction"].data.foreach_get("vector", directions.ravel())
+    assert np.array_equal(points, directions)
+    assert mesh.materials[0] == surface.data.materials[0]
+    assert surface.hide_viewport
+    item.evaluated_get(graph).to_mesh_clear()
+    blender.ops.omnix.apply_geometry()
+    assert everything(blender) == before
+    assert len(surface.data.polygons) >= 64 * 32
+    assert build.place.settings_of(collection).detail == 64
+    assert build.place.settings_of(collection).jump == pytest.approx(0.5)
+    assert not surface.hide_viewport

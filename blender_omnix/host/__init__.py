@@ -5,14 +5,25 @@ from __future__ import annotations
 
 import bpy
 
-from . import job, operators, panels, preferences, properties, report
+from . import (
+    job,
+    operators,
+    panels,
+    place_operators,
+    place_panels,
+    preferences,
+    properties,
+    report,
+)
 
 _CLASSES = (
     preferences.OMNIX_AP_preferences,
     properties.OMNIX_PG_scene,
     *operators.CLASSES,
     report.OMNIX_OT_show_report,
+    *place_operators.CLASSES,
     *panels.CLASSES,
+    *place_panels.CLASSES,
 )
 
 

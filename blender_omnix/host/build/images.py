@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import bpy
@@ -80,3 +81,22 @@ def read_normal(image: bpy.types.Image, shape: tuple[int, int]) -> np.ndarray:
         )
         stored = stored[np.ix_(rows, columns)]
     return stored * 2.0 - 1.0
+
+
+def save(image: bpy.types.Image, path: Path) -> None:
+    """Put what an image shows into a file: a copy of its own file where that is of one kind with
+    `path`, else written anew. Raises OSError."""
+    source = Path(bpy.path.abspath(image.filepath))
+    if source.is_file() and source.suffix.lower() == path.suffix and not image.is_dirty:
+        if source.resolve() != path.resolve():
+            shutil.copyfile(source, path)
+        return
+    copy = image.copy()
+    try:
+        copy.file_format = "OPEN_EXR" if path.suffix == ".exr" else "PNG"
+        copy.filepath_raw = str(path)
+        copy.save()
+    except RuntimeError as error:
+        raise OSError(0, str(error)) from None
+    finally:
+        bpy.data.images.remove(copy)

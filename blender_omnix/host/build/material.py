@@ -17,6 +17,7 @@ import bpy
 
 from ... import maps
 from .mesh import DIRECTION
+from .nodes import Graph
 
 CONTROLS = "Controls"
 PREVIEW = "Map"
@@ -64,13 +65,13 @@ def surface_group(
         socket.default_value = control.default
         socket.description = control.description
     tree.interface.new_socket("Surface", in_out="OUTPUT", socket_type="NodeSocketShader")
-    graph = _Graph(tree)
+    graph = Graph(tree)
     inputs = graph.add("NodeGroupInput").outputs
 
     attribute = graph.add("ShaderNodeAttribute", attribute_name=DIRECTION)
     rows = min(image.size[1] for image in textures.values())
     direction = _away_from_poles(graph, attribute.outputs["Vector"], rows)
-    colours = {name: graph.texture(direction, image, name) for name, image in textures.items()}
+    colours = {name: _texture(graph, direction, image, name) for name, image in textures.items()}
 
     principled = graph.add("ShaderNodeBsdfPrincipled", label="Relight")
     _shade(graph, principled, inputs, colours)
@@ -87,29 +88,29 @@ def surface_group(
     return tree
 
 
-def _away_from_poles(graph: _Graph, vector, rows: int):
+def _away_from_poles(graph: Graph, vector, rows: int):
     """The vector with its elevation held half a pixel off the poles.
 
     Within that half pixel Cycles filters an environment texture across to the opposite pole: a
     ceiling lamp overhead would glow at one's feet.
     """
     steepest = math.tan(math.pi / 2 - math.pi / (2 * rows))
-    flat = graph.vector("MULTIPLY", vector, (1.0, 1.0, 0.0))
-    length = graph.add("ShaderNodeVectorMath", operation="LENGTH")
-    graph.link(flat, length.inputs[0])
-    highest = graph.math("MULTIPLY", length.outputs["Value"], steepest)
+    flat = graph.length(graph.vector("MULTIPLY", vector, (1.0, 1.0, 0.0)))
+    highest = graph.math("MULTIPLY", flat, steepest)
     lowest = graph.math("MULTIPLY", highest, -1.0)
-    split = graph.add("ShaderNodeSeparateXYZ")
-    graph.link(vector, split.inputs[0])
-    height = graph.math("MAXIMUM", graph.math("MINIMUM", split.outputs["Z"], highest), lowest)
-    joined = graph.add("ShaderNodeCombineXYZ")
-    graph.link(split.outputs["X"], joined.inputs["X"])
-    graph.link(split.outputs["Y"], joined.inputs["Y"])
-    graph.link(height, joined.inputs["Z"])
-    return graph.vector("NORMALIZE", joined.outputs[0])
+    x, y, z = graph.split(vector)
+    z = graph.math("MAXIMUM", graph.math("MINIMUM", z, highest), lowest)
+    return graph.vector("NORMALIZE", graph.join(x, y, z))
 
 
-def _shade(graph: _Graph, principled: bpy.types.Node, inputs, colours: Mapping) -> None:
+def _texture(graph: Graph, direction, image: bpy.types.Image, name: str):
+    node = graph.add("ShaderNodeTexEnvironment", image=image, name=name)
+    node.label = maps.MAPS[name].label if name in maps.MAPS else "Original Light"
+    graph.link(direction, node.inputs["Vector"])
+    return node.outputs["Color"]
+
+
+def _shade(graph: Graph, principled: bpy.types.Node, inputs, colours: Mapping) -> None:
     """Feed the Principled BSDF from the maps there are."""
     sockets = principled.inputs
     # Blender's default is white, which would glow wherever there is no emission map.
@@ -133,7 +134,7 @@ def _shade(graph: _Graph, principled: bpy.types.Node, inputs, colours: Mapping) 
         )
 
 
-def _normal(graph: _Graph, stored, strength):
+def _normal(graph: Graph, stored, strength):
     """World-space normal from a map in the capture frame.
 
     The vector goes straight into the shader: a Normal Map node would negate it on back faces.
@@ -156,7 +157,7 @@ def controls_group(name: str, surface: bpy.types.NodeTree) -> bpy.types.NodeTree
     """The group around the one node whose inputs are a place's controls."""
     tree = bpy.data.node_groups.new(name, "ShaderNodeTree")
     tree.interface.new_socket("Surface", in_out="OUTPUT", socket_type="NodeSocketShader")
-    graph = _Graph(tree)
+    graph = Graph(tree)
     node = graph.add("ShaderNodeGroup", node_tree=surface, name=CONTROLS, label=CONTROLS)
     graph.link(node.outputs["Surface"], graph.add("NodeGroupOutput").inputs["Surface"])
     graph.arrange()
@@ -169,7 +170,7 @@ def material(name: str, group: bpy.types.NodeTree, *, lamp: bool) -> bpy.types.M
     if bpy.app.version < (5, 0):
         result.use_nodes = True
     result.node_tree.nodes.clear()
-    graph = _Graph(result.node_tree)
+    graph = Graph(result.node_tree)
     node = graph.add("ShaderNodeGroup", node_tree=group)
     graph.link(node.outputs["Surface"], graph.add("ShaderNodeOutputMaterial").inputs["Surface"])
     graph.arrange()
@@ -189,75 +190,6 @@ def show_map(surface: bpy.types.NodeTree, name: str) -> None:
     surface.links.new(texture.outputs["Color"], surface.nodes[PREVIEW].inputs["Color"])
 
 
-class _Graph:
-    """Adds and links the nodes of one tree."""
-
-    def __init__(self, tree: bpy.types.NodeTree) -> None:
-        self.tree = tree
-
-    def add(self, kind: str, **settings) -> bpy.types.Node:
-        node = self.tree.nodes.new(kind)
-        for key, value in settings.items():
-            setattr(node, key, value)
-        return node
-
-    def link(self, source, target) -> None:
-        self.tree.links.new(source, target)
-
-    def _feed(self, socket, value) -> None:
-        if isinstance(value, bpy.types.NodeSocket):
-            self.link(value, socket)
-        else:
-            socket.default_value = value
-
-    def vector(self, operation: str, *operands, scale=None):
-        node = self.add("ShaderNodeVectorMath", operation=operation)
-        for socket, value in zip(node.inputs, operands, strict=False):
-            self._feed(socket, value)
-        if scale is not None:
-            self._feed(node.inputs["Scale"], scale)
-        return node.outputs["Vector"]
-
-    def math(self, operation: str, a, b, *, clamp: bool = False):
-        node = self.add("ShaderNodeMath", operation=operation, use_clamp=clamp)
-        self._feed(node.inputs[0], a)
-        self._feed(node.inputs[1], b)
-        return node.outputs[0]
-
-    def texture(self, direction, image: bpy.types.Image, name: str):
-        node = self.add("ShaderNodeTexEnvironment", image=image, name=name)
-        node.label = maps.MAPS[name].label if name in maps.MAPS else "Original Light"
-        self.link(direction, node.inputs["Vector"])
-        return node.outputs["Color"]
-
-    def mix_colour(self, factor, a, b):
-        if b is None:
-            return a
-        node = self.add("ShaderNodeMix", data_type="RGBA")
-        for index, socket in ((0, factor), (6, a), (7, b)):
-            self.link(socket, node.inputs[index])
-        return node.outputs[2]
-
-    def mix_shader(self, factor, a, b):
-        node = self.add("ShaderNodeMixShader")
-        for socket, value in zip(node.inputs, (factor, a, b), strict=True):
-            self.link(value, socket)
-        return node.outputs[0]
-
-    def arrange(self) -> None:
-        """Columns from left to right by distance from the output."""
-        depth: dict[bpy.types.Node, int] = {}
-
-        def visit(node: bpy.types.Node, level: int) -> None:
-            depth[node] = max(level, depth.get(node, 0))
-            for socket in node.inputs:
-                for link in socket.links:
-                    visit(link.from_node, level + 1)
-
-        for node in self.tree.nodes:
-            if not any(socket.links for socket in node.outputs):
-                visit(node, 0)
-        rows: dict[int, int] = {}
-        for node, level in depth.items():
-            node.location = (-300 * level, -320 * rows.get(level, 0))
-            rows[level] = rows.get(level, 0) + 1
+def shown_map(surface: bpy.types.NodeTree) -> str:
+    """The map that Preview is set to."""
+    return surface.nodes[PREVIEW].inputs["Color"].links[0].from_node.name

@@ -13,6 +13,7 @@ nothing of the user's is ever taken for ours.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from mathutils import Euler, Matrix
 from ... import maps
 from ...errors import OmnixError
 from ...panorama import frames, smooth
-from . import geometry, images, material, mesh
+from . import geometry, images, material, mesh, preview
 
 # Custom properties of the collection: what it was built from, and the datablocks that are ours.
 _STATE, _BUILT = "omnix", "omnix_built"
@@ -156,6 +157,122 @@ def replace_map(collection: bpy.types.Collection, name: str, path: Path | str) -
             raise
 
 
+def start_adjusting(collection: bpy.types.Collection) -> bpy.types.Object:
+    """Show the quick stand-in instead of the mesh; its modifier holds the settings to drag."""
+    finish_adjusting(collection, apply=False)
+    settings, built = settings_of(collection), _built(collection)
+    label = f"OmniX {name_of(collection)} Preview"
+    defaults = {"Detail": settings.detail, "Jump": settings.jump, "Fill": settings.fill}
+    group = preview.group(label, built["map_depth"], built["material"], defaults)
+    data = bpy.data.meshes.new(label)
+    item = bpy.data.objects.new(label, data)
+    item.parent = built["root"]
+    collection.objects.link(item)
+    modifier = item.modifiers.new("OmniX Geometry", "NODES")
+    modifier.node_group = group
+    collection[_BUILT] = built | {
+        "preview": item,
+        "preview_mesh": data,
+        "preview_group": group,
+    }
+    _hide(collection, True)
+    return item
+
+
+def finish_adjusting(collection: bpy.types.Collection, *, apply: bool) -> None:
+    """Take the stand-in away and, with `apply`, cut the mesh by the settings it was left at.
+
+    Raises OmnixError, with the stand-in still there, when a map cannot be read.
+    """
+    built = _built(collection)
+    item = built.get("preview")
+    if apply and item is not None:
+        modifier = item.modifiers[0]
+        chosen = {
+            label: modifier[identifier] for label, identifier in preview.inputs(modifier).items()
+        }
+        rebuild(collection, detail=chosen["Detail"], jump=chosen["Jump"], fill=chosen["Fill"])
+        built = _built(collection)
+    keys = [key for key in ("preview", "preview_mesh", "preview_group") if key in built]
+    _delete([built.pop(key) for key in keys])
+    collection[_BUILT] = built
+    _hide(collection, False)
+
+
+def _hide(collection: bpy.types.Collection, hidden: bool) -> None:
+    for key in ("surface", "hull"):
+        item = part(collection, key)
+        if item is not None:
+            item.hide_viewport = item.hide_render = hidden
+
+
+def show_map(collection: bpy.types.Collection, name: str | None) -> None:
+    """Show one map, unlit, on the surface; None shows the place again."""
+    if name is not None:
+        material.show_map(_built(collection)["surface_group"], name)
+    control(collection, "Preview").default_value = float(name is not None)
+
+
+def shown_map(collection: bpy.types.Collection) -> str | None:
+    """The map that `show_map` shows now, if any."""
+    if control(collection, "Preview").default_value == 0.0:
+        return None
+    return material.shown_map(_built(collection)["surface_group"])
+
+
+def follow_world(
+    collection: bpy.types.Collection, rotation: Sequence[float], strength: float
+) -> None:
+    """Turn the place as a world turns that shows its panorama, and give it that strength."""
+    _built(collection)["root"].rotation_euler = _turn(rotation)
+    control(collection, "Strength").default_value = strength
+
+
+def scale(collection: bpy.types.Collection, factor: float) -> None:
+    """Enlarge the place around the point of the floor below the viewpoint."""
+    root = _built(collection)["root"]
+    root.scale = [value * factor for value in root.scale]
+    root.location.z *= factor
+
+
+def save_maps(collection: bpy.types.Collection, folder: Path) -> None:
+    """Copy the maps as the place uses them, and its report, into a new map set.
+
+    Raises OmnixError when `folder` holds something else or cannot be written.
+    """
+    maps.refuse_unless_writable(folder)
+    source = Path(bpy.path.abspath(collection[_STATE]["folder"]))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in maps_of(collection):
+            images.save(_built(collection)[f"map_{name}"], folder / maps.MAPS[name].filename)
+        for extra in (maps.PREVIEW, maps.REPORT):
+            if (source / extra).is_file() and source != folder:
+                shutil.copyfile(source / extra, folder / extra)
+    except OSError as error:
+        raise OmnixError(
+            f"Maps cannot be written to {folder} ({error.strerror}); choose another folder."
+        ) from None
+
+
+def mark_asset(collection: bpy.types.Collection) -> None:
+    """Offer the place in the asset browser, with the picture of its panorama as preview."""
+    collection.asset_mark()
+    image = part(collection, "map_panorama") or part(collection, "source")
+    if image is None:
+        return
+    # The middle square of the panorama, reduced to the size that Blender stores.
+    pixels = images.read(image, 3)
+    side = pixels.shape[0]
+    steps = ((np.arange(256) + 0.5) * side / 256).astype(int)
+    square = pixels[steps][:, steps + (pixels.shape[1] - side) // 2]
+    rgba = np.ones((256, 256, 4), np.float32)
+    rgba[..., :3] = square[::-1]
+    collection.preview_ensure()
+    collection.preview.image_size = (256, 256)
+    collection.preview.image_pixels_float.foreach_set(rgba.ravel())
+
+
 def add_camera(
     context: bpy.types.Context, collection: bpy.types.Collection, *, panoramic: bool = False
 ) -> bpy.types.Object:
@@ -164,7 +281,7 @@ def add_camera(
     built = _built(collection)
     camera = built.get("camera")
     if camera is None:
-        label = f"OmniX {collection[_STATE]['name']} Camera"
+        label = f"OmniX {name_of(collection)} Camera"
         data = bpy.data.cameras.new(label)
         camera = bpy.data.objects.new(label, data)
         camera.parent = built["root"]
@@ -206,14 +323,23 @@ def set_mode(collection: bpy.types.Collection, mode: str) -> None:
     collection[_STATE]["mode"] = mode
 
 
+def is_place(collection: bpy.types.Collection) -> bool:
+    return _BUILT in collection
+
+
 def places() -> Iterator[bpy.types.Collection]:
     """The collections in this file that are places."""
-    return (collection for collection in bpy.data.collections if _STATE in collection)
+    return filter(is_place, bpy.data.collections)
+
+
+def name_of(collection: bpy.types.Collection) -> str:
+    """What a place was called when it was built."""
+    return collection[_STATE]["name"]
 
 
 def find(name: str) -> bpy.types.Collection | None:
     """The place called `name`, whatever its collection is called by now."""
-    return next((item for item in places() if item[_STATE]["name"] == name), None)
+    return next((item for item in places() if name_of(item) == name), None)
 
 
 def settings_of(collection: bpy.types.Collection) -> Settings:
@@ -291,7 +417,7 @@ def _cut(textures: Mapping[str, bpy.types.Image], settings: Settings) -> _Cut:
 def _place(collection: bpy.types.Collection, cut: _Cut) -> None:
     """Put the geometry into the collection's meshes, making or removing objects as needed."""
     built = _built(collection)
-    label = f"OmniX {collection[_STATE]['name']}"
+    label = f"OmniX {name_of(collection)}"
     for key, shell, slots in (
         ("surface", cut.shell, cut.lamps),
         ("hull", cut.hull, None),
@@ -326,9 +452,16 @@ def _root(
     collection.objects.link(root)
     root.empty_display_type, root.empty_display_size = "SPHERE", 0.1
     root.location = (0.0, 0.0, height)
-    # The Mapping node turns the direction that is looked up, so the picture turns the other way.
-    root.rotation_euler = Euler(rotation, "XYZ").to_matrix().inverted().to_euler("XYZ")
+    root.rotation_euler = _turn(rotation)
     return root
+
+
+def _turn(rotation: Sequence[float]) -> Euler:
+    """Rotation of a place whose world has a Mapping node with `rotation`.
+
+    The node turns the direction that is looked up, so the picture turns the other way.
+    """
+    return Euler(rotation, "XYZ").to_matrix().inverted().to_euler("XYZ")
 
 
 def _radiance(

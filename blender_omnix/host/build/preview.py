@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A quick stand-in for the geometry of a place, live while its settings are dragged.
+
+Geometry Nodes displace a grid by the depth map and drop edges that jump. It has neither welded
+seams nor background nor hull: those come with the full mesh.
+"""
+
+from __future__ import annotations
+
+import math
+
+import bpy
+
+from .mesh import DIRECTION
+from .nodes import Graph
+
+# Inputs of the modifier: label, kind, least, most, what it says.
+_INPUTS = (
+    ("Detail", "NodeSocketInt", 64, 8192, "Quads around the horizon"),
+    (
+        "Jump",
+        "NodeSocketFloat",
+        0.005,
+        1.0,
+        "Least relative step in depth at which the surface is cut",
+    ),
+    (
+        "Fill",
+        "NodeSocketFloat",
+        0.0,
+        0.25,
+        "How far the background grows behind an edge, as a fraction of the panorama's width; "
+        "seen when applied",
+    ),
+)
+
+
+def group(
+    name: str, depth: bpy.types.Image, material: bpy.types.Material, defaults: dict[str, float]
+) -> bpy.types.NodeTree:
+    """The Geometry Nodes group; `defaults` are the values of its inputs by label."""
+    tree = bpy.data.node_groups.new(name, "GeometryNodeTree")
+    tree.is_modifier = True
+    tree.interface.new_socket("Geometry", in_out="OUTPUT", socket_type="NodeSocketGeometry")
+    for label, kind, least, most, description in _INPUTS:
+        socket = tree.interface.new_socket(label, in_out="INPUT", socket_type=kind)
+        socket.min_value, socket.max_value = least, most
+        socket.default_value, socket.description = defaults[label], description
+    graph = Graph(tree)
+    settings = graph.add("NodeGroupInput").outputs
+    position = graph.add("GeometryNodeInputPosition").outputs[0]
+
+    grid = graph.add("GeometryNodeMeshGrid")
+    graph.link(graph.math("ADD", settings["Detail"], 1.0), grid.inputs["Vertices X"])
+    rows = graph.math("MULTIPLY_ADD", settings["Detail"], 0.5, 1.0)
+    graph.link(rows, grid.inputs["Vertices Y"])
+    # The grid's x is u - 1/2, its y is v - 1/2 from the bottom.
+    x, y, _ = graph.split(position)
+    azimuth = graph.math("MULTIPLY", x, -2.0 * math.pi)
+    elevation = graph.math("MULTIPLY", y, math.pi)
+    flat = graph.math("COSINE", elevation)
+    ray = graph.join(
+        graph.math("MULTIPLY", flat, graph.math("COSINE", azimuth)),
+        graph.math("MULTIPLY", flat, graph.math("SINE", azimuth)),
+        graph.math("SINE", elevation),
+    )
+    texture = graph.add("GeometryNodeImageTexture", interpolation="Closest", extension="EXTEND")
+    texture.inputs["Image"].default_value = depth
+    graph.link(graph.vector("ADD", position, (0.5, 0.5, 0.0)), texture.inputs["Vector"])
+    placed = graph.add("GeometryNodeSetPosition")
+    graph.link(grid.outputs["Mesh"], placed.inputs["Geometry"])
+    graph.link(
+        graph.vector("SCALE", ray, scale=texture.outputs["Color"]), placed.inputs["Position"]
+    )
+
+    ends = graph.add("GeometryNodeInputMeshEdgeVertices")
+    one, other = (graph.length(ends.outputs[f"Position {k}"]) for k in (1, 2))
+    near = graph.math("MINIMUM", one, other)
+    step = graph.math("ABSOLUTE", graph.math("SUBTRACT", one, other))
+    jumps = graph.math("GREATER_THAN", step, graph.math("MULTIPLY", near, settings["Jump"]))
+    sky = graph.math("LESS_THAN", near, 1e-6)
+    cut = graph.add("GeometryNodeDeleteGeometry", domain="EDGE", mode="EDGE_FACE")
+    graph.link(placed.outputs["Geometry"], cut.inputs["Geometry"])
+    graph.link(graph.math("MAXIMUM", jumps, sky), cut.inputs["Selection"])
+
+    stored = graph.add("GeometryNodeStoreNamedAttribute", data_type="FLOAT_VECTOR", domain="POINT")
+    stored.inputs["Name"].default_value = DIRECTION
+    graph.link(cut.outputs["Geometry"], stored.inputs["Geometry"])
+    graph.link(position, stored.inputs["Value"])
+    shown = graph.add("GeometryNodeSetMaterial")
+    shown.inputs["Material"].default_value = material
+    graph.link(stored.outputs["Geometry"], shown.inputs["Geometry"])
+    graph.link(shown.outputs["Geometry"], graph.add("NodeGroupOutput").inputs["Geometry"])
+    graph.arrange()
+    return tree
+
+
+def inputs(modifier: bpy.types.NodesModifier) -> dict[str, str]:
+    """Label of each setting and the modifier's property that holds it."""
+    return {
+        item.name: item.identifier
+        for item in modifier.node_group.interface.items_tree
+        if item.item_type == "SOCKET" and item.in_out == "INPUT"
+    }

@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a user does with a place once it stands: thin operators over `build.place`.
+
+Each acts on the place called `name`; without one, on the place of the active object, else on the
+scene's first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bpy
+
+from .. import maps
+from ..errors import OmnixError
+from . import source
+
+MODES = (
+    ("ORIGINAL", "Original Light", "The panorama's own light, unlit: true to the photograph"),
+    ("RELIGHT", "Relight", "The light that was photographed is out, the scene's lights are in"),
+)
+ENCLOSED = (
+    ("AUTO", "Automatic", "Closed where little sky is seen"),
+    ("YES", "Closed", "Outside light enters through the sky that is seen, and nowhere else"),
+    ("NO", "Open", "Outside light enters through every gap"),
+)
+_MAP_ITEMS = tuple(
+    (name, spec.label, "", index) for index, (name, spec) in enumerate(maps.MAPS.items())
+)
+_CUT = ("detail", "jump", "fill", "smooth", "enclosed")
+
+
+def is_place(collection: bpy.types.Collection) -> bool:
+    """As `build.place` says, without importing it: numpy can wait until there is a place."""
+    return "omnix_built" in collection
+
+
+def active(context: bpy.types.Context) -> bpy.types.Collection | None:
+    """The place that the panel shows: that of the active object, else the scene's first."""
+    of_object = context.object.users_collection if context.object is not None else ()
+    candidates = (*of_object, *context.scene.collection.children_recursive)
+    return next(filter(is_place, candidates), None)
+
+
+class _PlaceOperator:
+    """Runs `change(context, collection)` on a place; what goes wrong is told in one sentence."""
+
+    bl_options = {"REGISTER", "UNDO"}
+
+    name: bpy.props.StringProperty(
+        name="Name", description="Name of the place. Empty takes the active one", options={"HIDDEN"}
+    )
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        if any(map(is_place, bpy.data.collections)):
+            return True
+        cls.poll_message_set("There is no place in this file")
+        return False
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        from .build import place
+
+        try:
+            collection = place.find(self.name) if self.name else active(context)
+            if collection is None:
+                raise OmnixError(f"There is no place called {self.name} in this scene.")
+            self.change(context, collection)
+        except OmnixError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        return {"FINISHED"}
+
+
+class OMNIX_OT_set_mode(_PlaceOperator, bpy.types.Operator):
+    """Switch a place between the light that was photographed and the scene's lights"""
+
+    bl_idname = "omnix.set_mode"
+    bl_label = "Set Light Mode"
+
+    mode: bpy.props.EnumProperty(name="Mode", description="What lights the place", items=MODES)
+
+    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
+        from .build import place
+
+        place.set_mode(collection, self.mode)
+
+
+class OMNIX_OT_adjust_geometry(_PlaceOperator, bpy.types.Operator):
+    """Drag detail, jump and fill on a quick stand-in before the mesh is built anew"""
+
+    bl_idname = "omnix.adjust_geometry"
+    bl_label = "Adjust Geometry"
+
+    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
+        from .build import place
+
+        place.start_adjusting(collection)
+
+
+class OMNIX_OT_apply_geometry(_PlaceOperator, bpy.types.Operator):
+    """Build the full mesh with the settings that the stand-in was left at"""
+
+    bl_idname = "omnix.apply_geometry"
+    bl_label = "Apply Geometry"
+
+    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
+        from .build import place
+
+        place.finish_adjusting(collection, apply=True)
+
+
+class OMNIX_OT_keep_geometry(_PlaceOperator, bpy.types.Operator):
+    """Leave the mesh as it was and take the stand-in away"""
+
+    bl_idname = "omnix.keep_geometry"
+    bl_label = "Keep Geometry"
+
+    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
+        from .build import place
+
+        place.finish_adjusting(collection, apply=False)
+
+
+class OMNIX_OT_rebuild_place(_PlaceOperator, bpy.types.Operator):
+    """Cut the geometry anew from the maps as they are now"""
+
+    bl_idname = "omnix.rebuild_place"
+    bl_label = "Rebuild Geometry"
+
+    detail: bpy.props.IntProperty(
+        name="Detail", description="Quads around the horizon", default=1024, min=64, max=8192
+    )
+    jump: bpy.props.FloatProperty(
+        name="Jump",
+        description="Least relative step in depth at which the surface is cut",
+        default=0.08,
+        min=0.005,
+        max=1.0,
+    )
+    fill: bpy.props.FloatProperty(
+        name="Fill",
+        description="How far the background grows behind an edge, in widths of the panorama",
+        default=1 / 16,
+        min=0.0,
+        max=0.25,
+    )
+    smooth: bpy.props.IntProperty(
+        name="Smooth",
+        description="Rounds of smoothing depth along normals",
+        default=6,
+        min=0,
+        max=24,
+    )
+    enclosed: bpy.props.EnumProperty(
+        name="Enclosure", description="Whether the place is closed to outside light", items=ENCLOSED
+    )
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        from .build import place
+
+        collection = active(context)
+        if collection is not None:
+            settings = place.settings_of(collection)
+            for key in _CUT:
+                setattr(self, key, getattr(settings, key))
+        return context.window_manager.invoke_props_dialog(self)
+
+    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
+        from .build import place
+
+        changes = {key: getattr(self, key) for key in _CUT if self.properties.is_property_set(key)}
+        place.rebuild(collection, **changes)
+
+
+class OMNIX_OT_set_scale(_PlaceOperator, bpy.types.Operator):
+    """Give the place its true size by a distance that is known"""
+
+    bl_idname = "omnix.set_scale"
+    bl_label = "Set Known Distance"
+
+    measured: bpy.props.FloatProperty(
+        name="Measured",
+        description="The distance as it is now, by default from the viewpoint to the 3D cursor",
+        default=1.0,
+        min=0.001,
+        unit="LENGTH",
+    )
+    distance: bpy.props.FloatProperty(
+        name="True",
+        description="The same distance as it is known to be",
+        default=1.0,
+        min=0.001,
+        unit="LENGTH",
+    )
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        from .build import place
+
+        collection = active(context)
+        if collection is not None:
+            here = place.viewpoint(collection).translation
+            self.measured = self.distance = (context.scene.cursor.location - here).length
+        return context.window_manager.invoke_props_dialog(self)
+
+    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
+        from .build import place
+
+        place.scale(collection, self.distance / self.measured)
+
+
+class OMNIX_OT_follow_world(_PlaceOperator, bpy.types.Operator):
+    """Take over the rotation and strength that the scene's world has now"""
+
+    bl_idname = "omnix.follow_world"
+    bl_label = "Follow World"
+
+    def change(self, context: bpy.types.Context, collection: bpy.types.Collection) -> None:
+        from .build import place
+
+        world = source.from_world(context.scene.world)
+        place.follow_world(collection, world.rotation, world.strength)
+
+
+class OMNIX_OT_show_map(_PlaceOperator, bpy.types.Operator):
+    """Show one of the maps on the place, without light"""
+
+    bl_idname = "omnix.show_map"
+    bl_label = "Show Map"
+
+    map: bpy.props.EnumProperty(
+        name="Map",
+        description="What the place shows",
+        items=(("NONE", "Place", "The place itself", 99), *_MAP_ITEMS),
+    )
+
+    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
+        from .build import place
+
+        if self.map != "NONE" and self.map not in place.maps_of(collection):
+            raise OmnixError(
+                f"The place has no {self.map} map; extract it, or choose one that it has."
+            )
+        place.show_map(collection, None if self.map == "NONE" else self.map)
+
+
+class OMNIX_OT_replace_map(_PlaceOperator, bpy.types.Operator):
+    """Use a file of one's own for one of the maps"""
+
+    bl_idname = "omnix.replace_map"
+    bl_label = "Replace Map"
+
+    map: bpy.props.EnumProperty(name="Map", description="The map to replace", items=_MAP_ITEMS)
+    filepath: bpy.props.StringProperty(
+        name="File", description="Equirectangular image for this map", subtype="FILE_PATH"
+    )
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        context.window_manager.fileselect_add(self)
+        return {"RUNNING_MODAL"}
+
+    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
+        from .build import place
+
+        place.replace_map(collection, self.map, Path(bpy.path.abspath(self.filepath)))
+
+
+class OMNIX_OT_save_maps(_PlaceOperator, bpy.types.Operator):
+    """Save the maps of the place, replaced ones included, to a folder"""
+
+    bl_idname = "omnix.save_maps"
+    bl_label = "Save Maps As"
+    bl_options = {"REGISTER"}
+
+    directory: bpy.props.StringProperty(
+        name="Folder",
+        description="A new or empty folder, or an earlier map set",
+        subtype="DIR_PATH",
+    )
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        context.window_manager.fileselect_add(self)
+        return {"RUNNING_MODAL"}
+
+    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
+        from .build import place
+
+        place.save_maps(collection, Path(bpy.path.abspath(self.directory)))
+
+
+class OMNIX_OT_add_camera(_PlaceOperator, bpy.types.Operator):
+    """Put the scene's camera at the viewpoint of the panorama"""
+
+    bl_idname = "omnix.add_camera"
+    bl_label = "Add Viewpoint Camera"
+
+    panoramic: bpy.props.BoolProperty(
+        name="Panoramic", description="Render the whole panorama, in Cycles", default=False
+    )
+
+    def change(self, context: bpy.types.Context, collection: bpy.types.Collection) -> None:
+        from .build import place
+
+        place.add_camera(context, collection, panoramic=self.panoramic)
+
+
+class OMNIX_OT_mark_asset(_PlaceOperator, bpy.types.Operator):
+    """Offer the place in the asset browser"""
+
+    bl_idname = "omnix.mark_asset"
+    bl_label = "Mark Place as Asset"
+
+    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
+        from .build import place
+
+        place.mark_asset(collection)
+
+
+class OMNIX_OT_remove_place(_PlaceOperator, bpy.types.Operator):
+    """Take away exactly what was built; the maps stay on disk"""
+
+    bl_idname = "omnix.remove_place"
+    bl_label = "Remove Place"
+
+    def change(self, context: bpy.types.Context, collection: bpy.types.Collection) -> None:
+        from .build import place
+
+        place.remove(context, place.name_of(collection))
+
+
+CLASSES = (
+    OMNIX_OT_set_mode,
+    OMNIX_OT_adjust_geometry,
+    OMNIX_OT_apply_geometry,
+    OMNIX_OT_keep_geometry,
+    OMNIX_OT_rebuild_place,
+    OMNIX_OT_set_scale,
+    OMNIX_OT_follow_world,
+    OMNIX_OT_show_map,
+    OMNIX_OT_replace_map,
+    OMNIX_OT_save_maps,
+    OMNIX_OT_add_camera,
+    OMNIX_OT_mark_asset,
+    OMNIX_OT_remove_place,
+)

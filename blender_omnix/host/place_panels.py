@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The panels of a place that stands: light, geometry, maps."""
+
+from __future__ import annotations
+
+import bpy
+
+from .. import maps
+from . import place_operators as operators
+
+
+class _PlacePanel:
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "OmniX"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return operators.active(context) is not None
+
+
+class OMNIX_PT_place(_PlacePanel, bpy.types.Panel):
+    bl_label = "OmniX Place"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        from .build import place
+
+        layout = self.layout
+        collection = operators.active(context)
+        row = layout.row(align=True)
+        row.label(text=place.name_of(collection), icon="OUTLINER_COLLECTION")
+        row.operator("omnix.mark_asset", text="", icon="ASSET_MANAGER")
+        row.operator("omnix.remove_place", text="", icon="TRASH")
+        mode = place.settings_of(collection).mode
+        row = layout.row(align=True)
+        row.scale_y = 1.3
+        for key, label, _ in operators.MODES:
+            row.operator("omnix.set_mode", text=label, depress=mode == key).mode = key
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        column = layout.column(align=True)
+        for label, socket in place.panel_controls(collection):
+            if label not in ("Relit", "Preview"):
+                column.prop(socket, "default_value", text=label)
+        row = layout.row(align=True)
+        row.operator("omnix.add_camera", icon="CAMERA_DATA")
+        row.operator("omnix.follow_world", icon="WORLD")
+
+
+class OMNIX_PT_place_geometry(_PlacePanel, bpy.types.Panel):
+    bl_label = "Geometry"
+    bl_parent_id = "OMNIX_PT_place"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        from .build import place, preview
+
+        layout = self.layout
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        collection = operators.active(context)
+        stand_in = place.part(collection, "preview")
+        if stand_in is None:
+            row = layout.row(align=True)
+            row.operator("omnix.adjust_geometry", icon="MOD_REMESH")
+            row.operator("omnix.rebuild_place", text="", icon="FILE_REFRESH")
+        else:
+            modifier = stand_in.modifiers[0]
+            for label, identifier in preview.inputs(modifier).items():
+                layout.prop(modifier, f'["{identifier}"]', text=label)
+            row = layout.row(align=True)
+            row.operator("omnix.apply_geometry", icon="CHECKMARK")
+            row.operator("omnix.keep_geometry", text="", icon="X")
+        surface = place.part(collection, "surface")
+        if surface is not None:
+            layout.prop(surface, "is_shadow_catcher")
+        layout.operator("omnix.set_scale", icon="DRIVER_DISTANCE")
+
+
+class OMNIX_PT_place_maps(_PlacePanel, bpy.types.Panel):
+    bl_label = "Maps of the Place"
+    bl_parent_id = "OMNIX_PT_place"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        from .build import place
+
+        layout = self.layout
+        collection = operators.active(context)
+        column = layout.column(align=True)
+        shown = place.shown_map(collection)
+        for name in place.maps_of(collection):
+            row = column.row(align=True)
+            label = maps.MAPS[name].label
+            press = row.operator("omnix.show_map", text=label, depress=shown == name)
+            press.map = "NONE" if shown == name else name
+            row.operator("omnix.replace_map", text="", icon="FILEBROWSER").map = name
+        layout.operator("omnix.save_maps", icon="FILE_TICK")
+
+
+CLASSES = (OMNIX_PT_place, OMNIX_PT_place_geometry, OMNIX_PT_place_maps)
