@@ -19,7 +19,7 @@ import numpy as np
 from blender_omnix.panorama.frames import directions
 
 WIDTH, HEIGHT = 256, 128
-SAMPLES = 10
+SAMPLES = 8
 BOUNCES = 4
 AOVS = ("albedo", "pbr", "normal")
 FAR = 1e6
@@ -114,6 +114,8 @@ def _compositor(groups: tuple[str, ...], folder: Path) -> None:
     for group in groups:
         denoise = tree.nodes.new("CompositorNodeDenoise")
         denoise.prefilter = "NONE"
+        # The cheapest OIDN network: at this size no worse to look at than the dearest.
+        denoise.quality = "FAST"
         tree.links.new(layers.outputs[f"Combined_{group}"], denoise.inputs["Image"])
         tree.links.new(layers.outputs["Denoising Normal"], denoise.inputs["Normal"])
         tree.links.new(layers.outputs["Denoising Albedo"], denoise.inputs["Albedo"])
