@@ -269,3 +269,40 @@ def test_an_existing_file_is_not_overwritten(tmp_path):
     with pytest.raises(OmnixError, match="exists already"):
         convert(ADAPTER, target, "bfl")
     assert target.read_text() == "mine"
+
+
+def test_names_and_values_agree_with_the_conversion_of_diffusers(tmp_path):
+    """At FLUX.1-dev's size, the only one that Diffusers converts; it keeps the idle MLP rows."""
+    from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers
+
+    width, hidden = 3072, 12288
+    shapes = {
+        "double_blocks_{}_img_attn_qkv": (19, 3 * width, width),
+        "double_blocks_{}_img_attn_proj": (19, width, width),
+        "double_blocks_{}_img_mlp_0": (19, hidden, width),
+        "double_blocks_{}_img_mlp_2": (19, width, hidden),
+        "single_blocks_{}_linear1": (38, 3 * width + hidden, width),
+    }
+    generator = torch.Generator().manual_seed(0)
+    source: Tensors = {}
+    for name, (count, rows, columns) in shapes.items():
+        for i in range(count):
+            stem = f"lora_unet_{name.format(i)}"
+            up = torch.randn(rows, 2, generator=generator)
+            up[9216:] *= "linear1" not in name
+            source[f"{stem}.lora_down.weight"] = torch.randn(2, columns, generator=generator)
+            source[f"{stem}.lora_up.weight"] = up
+            source[f"{stem}.alpha"] = torch.tensor(1.0)
+    convert(save(tmp_path, source), tmp_path / "there.safetensors", "peft")
+    ours = load_file(tmp_path / "there.safetensors")
+    theirs = _convert_kohya_flux_lora_to_diffusers(source)
+    idle = [key for key in theirs if "proj_mlp.lora_B" in key]
+    assert len(idle) == 38
+    assert not any(theirs[key].any() for key in idle)
+    assert ours.keys() == {key for key in theirs if "proj_mlp" not in key}
+    assert len(ours) == 456
+    for key in ours:
+        if key.endswith("lora_A.weight"):
+            probe = torch.randn(ours[key].shape[1], generator=generator)
+            b = key.replace("lora_A", "lora_B")
+            assert torch.equal(ours[b] @ (ours[key] @ probe), theirs[b] @ (theirs[key] @ probe))
