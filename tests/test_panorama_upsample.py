@@ -186,6 +186,17 @@ def test_a_smooth_place_stays_smooth_over_seam_and_poles(kind, shift):
     assert error["poles"] < 1.3
 
 
+def test_normals_that_lean_towards_the_viewer_meet_at_the_poles():
+    basis = frames.gravity_basis(32, 64)
+    lean = -0.15 * basis[..., 1, :] - np.sign(frames.directions(32, 64)[..., 2:]) * basis[..., 2, :]
+    lean /= np.linalg.norm(lean, axis=-1, keepdims=True)
+    assert seams.seam_error(lean)["poles"] > 5.0
+    full = resample.upsample(lean, np.full((256, 512, 3), 0.5, np.float32), kind="normal")
+    assert seams.seam_error(full)["poles"] < 1.0
+    assert np.allclose(full[0], [0, 0, -1], atol=0.02)
+    assert np.allclose(full[-1], [0, 0, 1], atol=0.02)
+
+
 def _yaw(normal: np.ndarray, shift: int) -> np.ndarray:
     """The normals of a place turned about the vertical so that its picture rolls by ``shift``."""
     angle = -2.0 * np.pi * shift / normal.shape[1]

@@ -23,6 +23,7 @@ _LIKE = 0.05  # difference in encoded colour at which a candidate's weight falls
 _STEADY = 0.1  # mean difference of a map pixel to its neighbours that counts as a transition
 _STEADY_DEPTH = 0.03  # the same, in the logarithm of depth
 _RATIO_PRIOR = 0.005  # variance of encoded colour below which albedo follows the picture's ratio
+_POLAR_ROWS = 8  # rows of the map next to each pole in which normals are averaged along the row
 _BAND_PIXELS = 2**17  # pixels worked on at a time, about what a core's cache holds
 
 
@@ -74,7 +75,9 @@ def upsample(image: np.ndarray, guide: np.ndarray, *, kind: str) -> np.ndarray:
       steady across a shadow's edge in the picture, so is the result. The slope leans towards the
       ratio of map to picture instead of towards 0, so that texture too fine for the map is kept.
     - "scalar": any number of channels, each within the range it had.
-    - "normal": unit vectors in Blender's frame, facing the viewer.
+    - "normal": unit vectors in Blender's frame, facing the viewer. Around the poles they are first
+      averaged along the rows, for a lean towards the viewer, however slight, is a lean in opposite
+      directions on either side of a pole.
     - "depth": positive, interpolated as 1 / depth, of which planes make linear functions locally;
       0 (sky) is kept as 0.
 
@@ -85,6 +88,8 @@ def upsample(image: np.ndarray, guide: np.ndarray, *, kind: str) -> np.ndarray:
     image = np.asarray(image, np.float32)
     guide = np.asarray(guide, np.float32)
     planar = image if image.ndim == 3 else image[..., None]
+    if kind == "normal":
+        planar = _calm_poles(planar)
     far = 0.0  # inverse depth below which there is nothing
     if kind == "depth":
         planar = np.divide(1.0, planar, out=np.zeros_like(planar), where=planar > 0)
@@ -229,6 +234,22 @@ def _mean3(image: np.ndarray) -> np.ndarray:
     padded = pad(image, 1)
     wide = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
     return (wide[:-2] + wide[1:-1] + wide[2:]) / 9.0
+
+
+def _calm_poles(image: np.ndarray) -> np.ndarray:
+    """Rows next to a pole averaged over arcs as long as the pole's own row: about 3 pixels."""
+    image = image.copy()
+    height, width = image.shape[:2]
+    for row in range(min(_POLAR_ROWS, height // 2)):
+        reach = width // (2 * (2 * row + 1))
+        for line in (row, height - 1 - row):
+            around = np.concatenate([image[line, -reach:], image[line], image[line, :reach]])
+            total = np.cumsum(np.pad(around, ((1, 0), (0, 0))), axis=0, dtype=np.float64)
+            # Both ends count by half, so that the pole's own row is averaged over exactly a circle.
+            inner = total[2 * reach : 2 * reach + width] - total[1 : width + 1]
+            ends = 0.5 * (around[:width] + around[2 * reach : 2 * reach + width])
+            image[line] = (inner + ends) / (2 * reach)
+    return image
 
 
 def _facing(normals: np.ndarray, rows: slice, height: int) -> np.ndarray:
