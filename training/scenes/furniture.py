@@ -480,13 +480,16 @@ def plant(rng: Rng, height: float | None = None) -> Shape:
     return shape
 
 
-def picture(rng: Rng, w: float | None = None, h: float | None = None) -> Shape:
+def picture(
+    rng: Rng, w: float | None = None, h: float | None = None, inside: str | None = None
+) -> Shape:
     """A framed picture, poster or mirror hanging with its back in the plane y = 0, centred."""
     w, h = w or rng.uniform(0.3, 1.4), h or rng.uniform(0.3, 1.1)
     frame = f"{pick(rng, 'wood', 'varnish', 'lacquer', 'polished', 'metal')}#frame"
     t, depth = rng.uniform(0.015, 0.06), rng.uniform(0.015, 0.05)
     inner_w, inner_h = w - 2 * t, h - 2 * t
-    inside = "mirror" if rng.random() < 0.2 else f"picture#{inner_w:.3f}x{inner_h:.3f}"
+    if inside is None:
+        inside = "mirror" if rng.random() < 0.2 else f"picture#{inner_w:.3f}x{inner_h:.3f}"
     shape: Shape = [
         box(frame, (-w / 2, -depth, -h / 2), (w / 2, 0, -h / 2 + t)),
         box(frame, (-w / 2, -depth, h / 2 - t), (w / 2, 0, h / 2)),
@@ -654,6 +657,81 @@ def door(rng: Rng, w: float, h: float) -> Shape:
     shape.append(rod("polished#knob", (x, -0.04, 1.0), (x, -0.1, 1.0), 0.012))
     shape.append(rod("polished#knob", (x, -0.1, 1.0), (x - s * 0.12, -0.1, 1.0), 0.011))
     return shape
+
+
+def primitive(rng: Rng) -> Shape:
+    """A plain solid of any material: sphere, cylinder, cone, cube, ring or egg."""
+    kinds = ["metal", "polished", "plastic", "ceramic", "stone", "wood", "fabric", "brick"]
+    kinds += ["lacquer", "rust", "rock", "wall_tile", "pattern", "painted_metal"]
+    slot = f"{pick(rng, *kinds)}#solid"
+    r, style = rng.uniform(0.12, 0.5), rng.integers(6)
+    if style == 0:
+        angles = np.linspace(-np.pi / 2, np.pi / 2, 15)
+        return [lathe(slot, [(max(1e-3, r * np.cos(a)), r + r * np.sin(a)) for a in angles], 28)]
+    if style == 1:
+        return [cylinder(slot, r, 0, r * rng.uniform(0.5, 4), 28)]
+    if style == 2:
+        return [lathe(slot, [(r, 0), (1e-3, r * rng.uniform(1, 4))], 28)]
+    if style == 3:
+        return moved(
+            [box(slot, (-r, -r, 0), (r, r, r * rng.uniform(0.5, 3)))],
+            (0, 0, 0),
+            rng.uniform(0, 1.5),
+        )
+    if style == 4:
+        thick = r * rng.uniform(0.2, 0.45)
+        angles = np.linspace(-np.pi, np.pi, 13)
+        ring = [(r + thick * np.cos(a), thick + thick * np.sin(a)) for a in angles]
+        return [lathe(slot, ring, 28)]
+    return [cushion(slot, (-r, -r, 0), (r, r, r * rng.uniform(1, 4)), rng.uniform(1.6, 8))]
+
+
+def bathtub(rng: Rng) -> Shape:
+    """A bath tub with its tap."""
+    w, d, h = rng.uniform(1.5, 1.8), rng.uniform(0.65, 0.8), rng.uniform(0.5, 0.6)
+    skin = pick(rng, "white", "white", "ceramic", "metal") + "#tub"
+    t = 0.06
+    return [
+        box(skin, (-w / 2, -d / 2, 0), (w / 2, -d / 2 + t, h)),
+        box(skin, (-w / 2, d / 2 - t, 0), (w / 2, d / 2, h)),
+        box(skin, (-w / 2, -d / 2, 0), (-w / 2 + t, d / 2, h)),
+        box(skin, (w / 2 - t, -d / 2, 0), (w / 2, d / 2, h)),
+        box(skin, (-w / 2 + t, -d / 2 + t, 0), (w / 2 - t, d / 2 - t, 0.15)),
+        rod("polished#tap", (0.2, d / 2 - 0.03, h), (0.2, d / 2 - 0.03, h + 0.2), 0.015),
+        rod("polished#tap", (0.2, d / 2 - 0.03, h + 0.2), (0.2, d / 2 - 0.2, h + 0.18), 0.015),
+    ]
+
+
+def toilet(rng: Rng) -> Shape:
+    """A toilet with its cistern."""
+    skin = "white#toilet"
+    return [
+        cushion(skin, (-0.19, -0.33, 0), (0.19, 0.2, 0.4), 4),
+        cylinder(pick(rng, "white", "lacquer", "wood") + "#lid", 0.2, 0.4, 0.44, 20),
+        box(skin, (-0.2, 0.12, 0.38), (0.2, 0.33, 0.8)),
+    ]
+
+
+def washstand(rng: Rng) -> Shape:
+    """A wash basin on a cabinet under a mirror."""
+    w = rng.uniform(0.6, 1.4)
+    shape = cabinet(rng, w, 0.78, 0.48)
+    shape.append(
+        box(
+            pick(rng, "white", "stone", "ceramic", "wood") + "#top",
+            (-w / 2, -0.26, 0.78),
+            (w / 2, 0.24, 0.82),
+        )
+    )
+    shape.append(
+        lathe(
+            pick(rng, "white", "ceramic", "metal") + "#bowl",
+            [(0.1, 0.82), (0.2, 0.94), (0.18, 0.94), (0.05, 0.85)],
+        )
+    )
+    shape.append(rod("polished#tap", (0, 0.2, 0.82), (0, 0.2, 1.05), 0.015))
+    shape.append(rod("polished#tap", (0, 0.2, 1.05), (0, 0.07, 1.03), 0.012))
+    return shape + moved(picture(rng, w, rng.uniform(0.6, 0.9), inside="mirror"), (0, 0.24, 1.6))
 
 
 def stock(rng: Rng, materials: Materials, prefix: str) -> Shape | None:

@@ -431,6 +431,14 @@ def build(rng: Rng, materials: Materials, style: str | None = None) -> dict:
         "yard": _work_yard,
     }
     makers[style](yard)
+    if rng.random() < 0.35:
+        yard.scatter(
+            lambda: moved(fu.primitive(rng), (0, 0, 0), 0, rng.uniform(0.8, 3)),
+            int(rng.integers(1, 7)),
+            0.8,
+            12,
+            0.8,
+        )
     if style not in ("forest", "courtyard") and rng.random() < 0.6:
         _treeline(yard)
     return {"style": style, "outside": sky, "box": None, "groups": ["environment", "sun", "lamps"]}

@@ -26,8 +26,9 @@ STYLES = (
     "industrial",
     "attic",
     "store",
+    "bathroom",
 )
-STYLE_WEIGHTS = (0.19, 0.12, 0.1, 0.13, 0.1, 0.07, 0.08, 0.11, 0.06, 0.04)
+STYLE_WEIGHTS = (0.18, 0.11, 0.1, 0.12, 0.1, 0.07, 0.08, 0.1, 0.06, 0.03, 0.05)
 
 
 @dataclass
@@ -215,6 +216,8 @@ def _wall_kinds(style: str) -> list[str]:
     plain = ["wall_paint"] * 5 + ["wallpaper"] * 2 + ["pattern", "plaster", "plaster"]
     if style in ("industrial", "store"):
         return ["concrete", "concrete", "brick", "brick", "plaster", "wall_paint", "sheet_metal"]
+    if style == "bathroom":
+        return ["wall_tile"] * 6 + ["stone", "wall_paint", "plaster"]
     if style == "kitchen":
         return [*plain, "wall_tile", "wall_tile", "stone"]
     return [*plain, "brick", "panelling", "panelling", "concrete", "stone"]
@@ -238,6 +241,7 @@ def _shell(rng: Rng, materials: Materials, room: Room, style: str) -> None:
         ceiling = materials.any("concrete", "sheet_metal", "ceiling", "panelling", "painted_metal")
     else:
         floor = materials.any(
+            *["floor_tile"] * (12 if style == "bathroom" else 0),
             *["floor_wood"] * 5,
             "floor_tile",
             "floor_tile",
@@ -286,6 +290,8 @@ def _shell(rng: Rng, materials: Materials, room: Room, style: str) -> None:
                 index=meshes.SHELL,
             )
     _ceiling_works(rng, materials, room, style)
+    if style != "corridor" and rng.random() < 0.3:
+        _recess(rng, room, main if rng.random() < 0.6 else accent)
     if style == "attic":
         _slopes(rng, materials, room, main)
     if style in ("hall", "industrial") and rng.random() < 0.6:
@@ -365,6 +371,26 @@ def _slopes(rng: Rng, materials: Materials, room: Room, wall_material) -> None:
             continue
         plane = [quad("slope", (x0, ya, knee), (x1, ya, knee), (x1, yb, h), (x0, yb, h))]
         meshes.add(plane, {"slope": material}, index=meshes.SHELL)
+
+
+def _recess(rng: Rng, room: Room, material) -> None:
+    """A block in a corner, which makes the room L-shaped, or a chimney breast on a wall."""
+    size = room.high - room.low
+    if rng.random() < 0.5:
+        part = size * rng.uniform(0.15, 0.45, 2)
+        corner = rng.integers(0, 2, 2)
+        low = np.where(corner == 0, room.low, room.high - part)
+    else:
+        axis, side = int(rng.integers(2)), int(rng.integers(2))
+        part = np.full(2, rng.uniform(0.2, 0.6))
+        part[1 - axis] = min(rng.uniform(0.6, 2.0), size[1 - axis] * 0.5)
+        low = room.low + (size - part) * rng.uniform(0.1, 0.9, 2)
+        low[axis] = room.low[axis] if side == 0 else room.high[axis] - part[axis]
+    high = low + part
+    if room.free(*low, *high, 0.2):
+        block = [box("block", (*low, 0.0), (*high, room.height))]
+        meshes.add(block, {"block": material}, index=meshes.SHELL)
+        room.taken.append((*low, *high))
 
 
 def _columns(rng: Rng, materials: Materials, room: Room) -> None:
@@ -737,6 +763,13 @@ def _furnish(rng: Rng, materials: Materials, room: Room, style: str) -> None:
             lambda: _desk(rng),
             lambda: fu.crate(rng),
         ],
+        "bathroom": [
+            lambda: fu.washstand(rng),
+            lambda: fu.bathtub(rng),
+            lambda: fu.toilet(rng),
+            lambda: fu.cabinet(rng),
+            lambda: fu.shelf(rng, rng.uniform(0.4, 0.8)),
+        ],
         "store": [
             lambda: fu.shelf(rng),
             lambda: fu.shelf(rng),
@@ -767,6 +800,7 @@ def _furnish(rng: Rng, materials: Materials, room: Room, style: str) -> None:
         lambda: _laden(rng, fu.table(rng, rng.uniform(0.6, 1.4))),
         lambda: stock("armchair", fu.sofa),
         lambda: fu.plant(rng),
+        lambda: fu.primitive(rng),
         lambda: fu.shelf(rng, h=rng.uniform(0.7, 1.6)),
         lambda: _laden(rng, fu.cabinet(rng, h=rng.uniform(0.6, 1.0))),
     ]
@@ -782,6 +816,8 @@ def _furnish(rng: Rng, materials: Materials, room: Room, style: str) -> None:
         lambda: fu.chair(rng),
         lambda: stock("cactus", fu.plant),
         lambda: fu.barrel(rng),
+        lambda: fu.primitive(rng),
+        lambda: fu.primitive(rng),
     ]
     for _ in range(
         int(rng.integers(0, 4) + (area / 15 if style in ("industrial", "hall", "store") else 0))
