@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__, engines, extract, maps
 from ..errors import Cancelled, OmnixError
+from .blender_numpy import provide_metadata
 from .estimate import TimeLeft
 from .protocol import EVENTS, HEARTBEAT, LOG, PROTOCOL, LineBuffer, Message, decode, encode
 
@@ -291,6 +292,7 @@ def _package_versions() -> dict[str, str]:
 def main(arguments: list[str]) -> None:
     """Serve from the run folder `arguments[0]`; unload after `arguments[1]` idle seconds."""
     run_dir, idle_seconds = arguments
+    provide_metadata()
     Worker(Path(run_dir), float(idle_seconds)).serve()
 
 
