@@ -17,6 +17,7 @@ from blender_omnix import cli
 from blender_omnix.adapters import find
 from blender_omnix.adapters.check import check
 from blender_omnix.adapters.report import Measured
+from blender_omnix.engines.compact.engine import WEIGHTS
 from blender_omnix.errors import OmnixError
 from tests.adapter_files import ADAPTER, ADAPTERS, MODEL, PREFIX, fused, good, kohya, save
 
@@ -244,6 +245,17 @@ def test_an_engine_may_measure_adapters_beside_their_network(tmp_path):
     assert albedo.measured == numbers["albedo"]
     assert albedo.refusals == []
     assert "changes nothing in the model's output" in depth.refusals[0]
+
+
+def test_the_shipped_compact_adapters_are_well(capsys):
+    code, found = checked(capsys, WEIGHTS)
+    assert (code, found["refusals"]) == (0, [])
+    assert [a["name"] for a in found["adapters"]] == ["albedo", "depth", "normal", "pbr"]
+    for adapter in found["adapters"]:
+        assert adapter["modules_injected"] == adapter["modules_expected"] > 0
+        assert adapter["tensors_equal"] == adapter["tensors"]
+        assert adapter["effect_off"] > 0
+        assert adapter["effect_swapped"] > 0
 
 
 def test_a_network_that_names_no_modules_is_refused(capsys, tmp_path):

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from ...adapters import report
-from ...adapters.effect import Effect, effects
+from ...adapters.effect import Effect, effects, require
 from ...adapters.header import sha256
 from ...adapters.inject import activate, inject
 from ...errors import Cancelled, OmnixError
@@ -73,6 +73,7 @@ class CompactEngine:
         files = {task: self.weights / f"{task}.safetensors" for task in TASKS}
         injected = inject(network, files, adapted_modules(network))
         measured = measure_effects(network)
+        require(measured)
         self._adapters = [report.entry(task, injected[task], measured[task]) for task in TASKS]
         self.network = network
         progress("Loading Compact", 1.0)
