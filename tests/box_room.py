@@ -3,6 +3,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
 import numpy as np
 
 from blender_omnix import maps
@@ -60,9 +66,25 @@ def radiance(made: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def save(folder, made: dict[str, np.ndarray], source=None) -> None:
-    """Write the maps as a map set, its report naming the `source` panorama if there is one."""
+    """Write the maps as a map set, its report naming the `source` panorama if there is one.
+
+    With OMNIX_TEST_PYTHON set, by that Python: an environment for another Blender cannot write
+    images.
+    """
     report = {"engine": "known", "source": {"path": str(source or ""), "linear": True}}
-    maps.save(folder, made, report)
+    python = os.environ.get("OMNIX_TEST_PYTHON")
+    if not python:
+        maps.save(folder, made, report)
+        return
+    code = (
+        "import json, sys, numpy; from blender_omnix import maps; "
+        "maps.save(sys.argv[1], dict(numpy.load(sys.argv[2])), json.loads(sys.argv[3]))"
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        arrays = Path(scratch) / "maps.npz"
+        np.savez(arrays, **made)
+        command = [python, "-c", code, str(folder), str(arrays), json.dumps(report)]
+        subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
 
 
 def _inside(rays: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

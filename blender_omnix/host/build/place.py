@@ -290,9 +290,7 @@ def add_camera(
     camera.location = (0.0, 0.0, 0.0)
     camera.rotation_euler = (math.pi / 2, 0.0, -math.pi / 2)
     camera.data.type = "PANO" if panoramic else "PERSP"
-    # Cycles' property of 4.2 is Blender's own from 4.3 on.
-    owner = camera.data if hasattr(camera.data, "panorama_type") else camera.data.cycles
-    owner.panorama_type = "EQUIRECTANGULAR"
+    _set_cycles(camera.data, "panorama_type", "EQUIRECTANGULAR")
     context.scene.camera = camera
     return camera
 
@@ -440,7 +438,7 @@ def _place(collection: bpy.types.Collection, cut: _Cut) -> None:
         # It would hide everything from outside; what it does is done by its faces in a render.
         built["hull"].display_type = "BOUNDS"
     # Smooth shading normals on coarse faces otherwise darken what a low lamp grazes.
-    built["surface"].shadow_terminator_geometry_offset = 1.0
+    _set_cycles(built["surface"], "shadow_terminator_geometry_offset", 1.0)
     collection[_BUILT] = built
 
 
@@ -487,6 +485,12 @@ def _radiance(
 def _built(collection: bpy.types.Collection) -> dict[str, bpy.types.ID]:
     """The datablocks of a place that still exist, by part."""
     return {key: item for key, item in collection[_BUILT].items() if item is not None}
+
+
+def _set_cycles(datablock: bpy.types.ID, name: str, value: Any) -> None:
+    """Set what is Cycles' own property in Blender 4.2 and the datablock's in later versions."""
+    owner = datablock if hasattr(datablock, name) else datablock.cycles
+    setattr(owner, name, value)
 
 
 def _delete(datablocks: Iterable[bpy.types.ID]) -> None:
