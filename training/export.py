@@ -51,7 +51,7 @@ def describe(state: dict) -> dict:
     last = state["history"][-1] if state["history"] else {}
     return {
         "version": __version__,
-        "licence": "GPL-3.0-or-later",
+        "licence": "CC0-1.0",
         "code": _commit(),
         "command": f"python -m training.train --out RUN --seed {state['seed']}",
         "data": "scenes rendered by python -m training.generate --split train",
