@@ -22,7 +22,7 @@ from .meshes import Shape, box, cylinder, lathe, rod
 Rng = np.random.Generator
 
 # Taken under a roof or among trees: they light rooms through their windows but make no sky.
-NO_SKIES = ("studio", "warehouse", "forest")
+NO_SKIES = ("studio", "warehouse", "forest", "esplanade")
 GROUPS = ("environment", "sun", "lamps", "lamps2")
 
 
@@ -66,8 +66,10 @@ def environment(rng: Rng, split: str, style: str, outdoors: bool) -> str:
     height = node("Math")
     height.operation = "ABSOLUTE"
     link(split_xyz.outputs["Z"], height.inputs[0])
+    files = [f for f in assets.hdris(split) if not outdoors or f.stem not in NO_SKIES]
+    if style == "hdri" and not files:
+        style = "cloudy"
     if style == "hdri":
-        files = [f for f in assets.hdris(split) if not outdoors or f.stem not in NO_SKIES]
         path = files[rng.integers(len(files))]
         lift = rng.uniform(0.3, 0.45) if outdoors else 0.0
         raised = node("MapRange")
