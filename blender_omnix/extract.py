@@ -15,7 +15,7 @@ import numpy as np
 
 from . import __version__, checks, engines, images, maps
 from .errors import Cancelled, OmnixError
-from .panorama import clean, emitters, frames, metric, resample, tonemap
+from .panorama import clean, emitters, frames, metric, resample, smooth, tonemap
 
 if TYPE_CHECKING:
     from .engines.base import Engine, Prediction
@@ -125,6 +125,7 @@ def extract(
             stages.cancelled,
             settings.seed,
         )
+        _flatten(prediction)
         factor, note = _metric_factor(prediction, settings.camera_height)
         notes += note
 
@@ -180,6 +181,14 @@ def _wanted(requested: Collection[str], engine: Engine) -> tuple[str, ...]:
     return tuple(name for name in maps.REQUESTABLE if name in requested and name in engine.makes)
 
 
+def _flatten(prediction: Prediction) -> None:
+    """Smooth the predicted depth along the planes that the predicted normals tell of."""
+    if "depth" in prediction and "normal" in prediction:
+        prediction["depth"] = smooth.plane_guided(
+            prediction["depth"], prediction["normal"], prediction.get("sky")
+        )
+
+
 def _metric_factor(prediction: Prediction, camera_height: float) -> tuple[float, list[str]]:
     """Metres per unit of the predicted depth, and a warning where no floor was found."""
     if "depth" not in prediction:
@@ -216,7 +225,9 @@ def _write_maps(
         sky = resample.upsample(chance, encoded, kind="scalar") > 0.5
 
     stages.enter("Emission", _PREDICTED)
-    radiance, glow = emitters.emission(linear, encoded, sky)
+    radiance, glow = emitters.emission(
+        linear, encoded, sky, prediction.get("albedo"), prediction.get("normal")
+    )
     if "emission" in requested:
         write("emission", radiance, _PREDICTED)
     del radiance
@@ -226,7 +237,10 @@ def _write_maps(
         position = _PREDICTED + (index + 1) / (len(names) + 1) * (_SAVED - _PREDICTED)
         stages.enter("Upsampling", position)
         full = resample.upsample(prediction[name], encoded, kind=_KINDS[name])
-        write(name, _finish(name, full, sky, glow, factor), position)
+        if name == "albedo":
+            # Where the picture shows light it has no surface's detail to give.
+            full += (resample.shrink(prediction[name], height, width) - full) * glow[..., None]
+        write(name, _finish(name, full, sky, factor), position)
     write("panorama", encoded, _SAVED)
     return small
 
@@ -241,19 +255,14 @@ _KINDS = {
 }
 
 
-def _finish(
-    name: str, full: np.ndarray, sky: np.ndarray, glow: np.ndarray, factor: float
-) -> np.ndarray:
-    """Ranges, units and the values that stand for sky; `glow` (0..1) is what emits light."""
+def _finish(name: str, full: np.ndarray, sky: np.ndarray, factor: float) -> np.ndarray:
+    """Ranges, units and the values that stand for sky."""
     if name == "depth":
         return np.where(sky, 0.0, full * np.float32(factor)).astype(np.float32, copy=False)
     if name == "normal":
         full[sky] = -frames.directions(*sky.shape)[sky]
         return full
     full = np.clip(full, 0.0, 1.0)
-    if name == "albedo":
-        # A lamp's picture is its light, not its surface.
-        full *= (1.0 - glow)[..., None]
     full[sky] = maps.MAPS[name].sky
     return full
 
