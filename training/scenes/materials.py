@@ -253,7 +253,8 @@ def adjusted(rng: np.random.Generator, swatch: np.ndarray, kind: Kind) -> np.nda
     else:
         image = grey + (image - grey) * rng.uniform(0.6, 1.25)
         image = image * (1 + rng.normal(0, 0.03, 3))
-    return np.clip(image, 0.0, 1.0) ** rng.uniform(*kind.gamma)
+    # Nothing outside a laboratory is blacker than about one per cent.
+    return np.maximum(np.clip(image, 0.0, 1.0) ** rng.uniform(*kind.gamma), rng.uniform(0.08, 0.15))
 
 
 class Materials:

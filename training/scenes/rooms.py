@@ -93,9 +93,9 @@ def build(rng: Rng, materials: Materials, style: str | None = None) -> dict:
     room = _plan(rng, style)
     bright = rng.random() < (0.6 if style in ("corridor", "store", "industrial") else 0.88)
     _openings(rng, room, style, bright)
-    _shell(rng, materials, room, style)
+    skylit = _shell(rng, materials, room, style)
     windows = _fill_openings(rng, materials, room)
-    daylight = windows > 0
+    daylight = skylit or windows > 0
     groups = []
     if daylight:
         outside = lights.environment(
@@ -223,8 +223,8 @@ def _wall_kinds(style: str) -> list[str]:
     return [*plain, "brick", "panelling", "panelling", "concrete", "stone"]
 
 
-def _shell(rng: Rng, materials: Materials, room: Room, style: str) -> None:
-    """Floor, ceiling, walls, skirting, wainscot, beams and slopes."""
+def _shell(rng: Rng, materials: Materials, room: Room, style: str) -> bool:
+    """Floor, ceiling, walls, skirting, wainscot, beams, slopes. True if the roof shows the sky."""
     (x0, y0), (x1, y1), h = room.low, room.high, room.height
     kinds = _wall_kinds(style)
     main = materials.any(*kinds)
@@ -256,7 +256,8 @@ def _shell(rng: Rng, materials: Materials, room: Room, style: str) -> None:
     m = thickness
     ground = [box("floor", (x0 - m, y0 - m, -0.2), (x1 + m, y1 + m, 0.0))]
     meshes.add(ground, {"floor": floor}, index=meshes.SHELL)
-    if rng.random() < (0.25 if style in ("industrial", "hall", "attic") else 0.04):
+    skylit = rng.random() < (0.25 if style in ("industrial", "hall", "attic") else 0.04)
+    if skylit:
         _skylights(rng, room, m, ceiling)
     else:
         meshes.add(
@@ -296,6 +297,7 @@ def _shell(rng: Rng, materials: Materials, room: Room, style: str) -> None:
         _slopes(rng, materials, room, main)
     if style in ("hall", "industrial") and rng.random() < 0.6:
         _columns(rng, materials, room)
+    return skylit
 
 
 def _skylights(rng: Rng, room: Room, m: float, ceiling) -> None:
@@ -566,8 +568,10 @@ def _neighbour(rng: Rng, materials: Materials, room: Room, wall: Wall, opening: 
 
 
 def _sun_azimuth(rng: Rng, room: Room) -> float:
-    """An azimuth from which the sun shines into some window."""
+    """An azimuth from which the sun shines into some window, any for a room with none."""
     walls = [wall for wall in room.walls if any(o.kind == "window" for o in wall.openings)]
+    if not walls:
+        return float(rng.uniform(0, 2 * np.pi))
     out = -walls[rng.integers(len(walls))].inward
     return float(np.arctan2(out[1], out[0]) + rng.uniform(-1.0, 1.0))
 
