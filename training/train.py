@@ -38,7 +38,7 @@ class Recipe:
     weight_decay: float = 0.02
     warm_up: int = 200  # steps
     cool_down: float = 0.35  # fraction of the run, at its end
-    average: float = 0.998  # decay of the moving average of the weights
+    average: float = 0.995  # decay of the moving average of the weights
 
 
 class Model(nn.Module):
