@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import math
 import os
 import subprocess
@@ -36,7 +37,7 @@ from training import render  # noqa: E402
 from training.scenes import lights, outdoors, rooms  # noqa: E402
 from training.scenes.materials import Materials  # noqa: E402
 
-MAP_WIDTH, VIEW_WIDTH = 512, 256
+MAP_WIDTH, VIEW_WIDTH = 512, 192
 SAMPLES, BOUNCES = 16, 4
 MOVES = (0.3, 0.8)
 # Seeds of the held-out split whose scenes are neither black nor a bare wall in front of the lens.
@@ -51,14 +52,24 @@ def main() -> int:
     parser.add_argument("--scenes", type=int, nargs="*", help="positions in the list (default all)")
     parser.add_argument("--pictures", type=Path, help="keep every render in this folder")
     parser.add_argument("--no-predicted", action="store_true", help="true maps alone")
+    parser.add_argument(
+        "--keep", type=Path, help="JSON file of scores; what is in it is not redone"
+    )
     arguments = parser.parse_args()
-    results = []
+    results: dict[str, dict[str, float]] = {}
+    if arguments.keep is not None and arguments.keep.exists():
+        results = json.loads(arguments.keep.read_text("utf-8"))
     for index in arguments.scenes or range(len(SCENES)):
         kind, seed = SCENES[index]
-        started = time.perf_counter()
+        name = f"{kind} {seed}"
+        if name in results:
+            continue
+        started = time.process_time()
         scene = Trial(kind, seed, arguments.pictures)
-        results.append(scene.run(predicted=not arguments.no_predicted))
-        print(f"{kind} {seed}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+        results[name] = scene.run(predicted=not arguments.no_predicted)
+        print(f"{name}: {time.process_time() - started:.0f} CPU s", file=sys.stderr, flush=True)
+        if arguments.keep is not None:
+            arguments.keep.write_text(json.dumps(results, indent=1), "utf-8")
     _print_table(results)
     return 0
 
@@ -73,11 +84,12 @@ class Trial:
         rng = np.random.default_rng([2, seed, kind == "room"])
         with _quiet():
             render.prepare(lights.GROUPS, MAP_WIDTH)
+            bpy.context.scene.render.threads = 2
             build = rooms.build if kind == "room" else outdoors.build
             made = build(rng, Materials(rng, "test"))
             self.height = 1.5
             axes = render.camera(self.height)
-            self.maps = render.render(tuple(made["groups"]), axes, SAMPLES)
+            self.maps = render.render(tuple(made["groups"]), axes, SAMPLES // 2)
         self.radiance = sum(self.maps.pop(group) for group in made["groups"])
         self.scene = bpy.context.scene
         self.scene.use_nodes = False
@@ -87,7 +99,7 @@ class Trial:
         self.dark.color = (0.0, 0.0, 0.0)
         self.maps["emission"] = self._emission()
 
-    def run(self, *, predicted: bool) -> dict:
+    def run(self, *, predicted: bool) -> dict[str, float]:
         """All scores of this scene by row of the table."""
         self._take_truth()
         with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +107,7 @@ class Trial:
             self._flat_sphere(Path(folder) / "flat")
             if predicted:
                 self._predicted_place(Path(folder))
-        return {"scene": f"{self.kind} {self.seed}", **self.scores}
+        return self.scores
 
     def _take_truth(self) -> None:
         self.step = self._free_direction()
@@ -229,7 +241,7 @@ class Trial:
         layer.use_pass_emit = True
         self.scene.render.resolution_x, self.scene.render.resolution_y = MAP_WIDTH, MAP_WIDTH // 2
         with _quiet(), tempfile.TemporaryDirectory() as folder:
-            self.scene.cycles.samples = SAMPLES
+            self.scene.cycles.samples = 4
             self.scene.render.filepath = str(Path(folder) / "emission.exr")
             bpy.ops.render.render(write_still=True)
             emitted = render._read(Path(folder) / "emission.exr")["Emit"]
@@ -377,17 +389,17 @@ ROWS = (
 )
 
 
-def _print_table(results: list[dict]) -> None:
-    names = [result["scene"] for result in results]
-    print("| dB unless said | " + " | ".join(names) + " | rooms | outdoors |")
-    print("| --- |" + " --- |" * (len(names) + 2))
+def _print_table(results: dict[str, dict[str, float]]) -> None:
+    print("| dB unless said | " + " | ".join(results) + " | rooms | outdoors |")
+    print("| --- |" + " --- |" * (len(results) + 2))
     for label, key in ROWS:
-        if not any(key in result for result in results):
+        values = {name: scores[key] for name, scores in results.items() if key in scores}
+        if not values:
             continue
-        cells = [_cell(result.get(key)) for result in results]
+        cells = [_cell(values.get(name)) for name in results]
         for kind in ("room", "outdoor"):
-            values = [r[key] for r in results if key in r and r["scene"].startswith(kind)]
-            cells.append(_cell(float(np.mean(values)) if values else None))
+            of_kind = [value for name, value in values.items() if name.startswith(kind)]
+            cells.append(_cell(float(np.mean(of_kind)) if of_kind else None))
         print(f"| {label} | " + " | ".join(cells) + " |")
 
 

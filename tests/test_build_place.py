@@ -151,9 +151,10 @@ def test_the_place_lines_up_with_a_turned_world(blender, build, room_folder):
 
 def test_outside_light_enters_a_closed_room_through_the_window_alone(blender, build, tmp_path):
     """Without emission and under a bright world, a room with no window is black."""
-    bright = blender.data.worlds.new("bright")
-    bright.color = (10.0, 10.0, 10.0)
-    blender.context.scene.world = bright
+    bright = blender.context.scene.world = blender.data.worlds.new("bright")
+    if blender.app.version < (5, 0):
+        bright.use_nodes = True
+    bright.node_tree.nodes["Background"].inputs["Color"].default_value = (10.0, 10.0, 10.0, 1.0)
     seen = {}
     for window in (False, True):
         folder = tmp_path / f"room{window}"
