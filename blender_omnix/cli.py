@@ -8,6 +8,7 @@ stderr, 2 usage, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from .adapters.report import Measured
 
 _FLUX_OPTIONS = ("weights", "adapters", "device", "height", "steps", "camera_rays", "fp8")
-DONE, REFUSED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, REFUSED, INTERRUPTED = 0, 1, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,13 +32,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A terminated command cleans up exactly as an interrupted one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()
+        return code
     except OmnixError as error:
         print(error, file=sys.stderr)
         return REFUSED
     except (KeyboardInterrupt, Cancelled):
         print("Interrupted; nothing was written.", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # The reader, `head` for one, has seen enough. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return REFUSED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line as a shell sees it: exit codes, streams, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from blender_omnix import images
+from tests.fakes import box_room
+
+RUN = [sys.executable, "-m", "blender_omnix"]
+ADAPTERS = "tests/data/omnix-tiny/adapters"
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [*RUN, *map(str, arguments)], capture_output=True, text=True, check=False, **options
+    )
+
+
+def test_no_command_is_a_usage_error():
+    assert run().returncode == 2
+    assert run("extract", "a.exr").returncode == 2
+    assert run("extract", "a.exr", "--out", "b", "--engine", "magic").returncode == 2
+
+
+def test_a_missing_file_gives_one_sentence(tmp_path):
+    result = run("extract", tmp_path / "no such.exr", "--out", tmp_path / "out")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].endswith(
+        "no such.exr does not exist; choose an image file."
+    )
+    assert "Traceback" not in result.stderr
+
+
+def test_an_option_of_the_other_engine_is_not_ignored(tmp_path):
+    result = run("extract", "a.exr", "--out", tmp_path, "--fp8")
+    assert result.returncode == 1
+    assert result.stderr.strip() == "--fp8 belongs to the flux engine; add --engine flux."
+
+
+def test_help_needs_no_heavy_library():
+    script = (
+        "import sys; from blender_omnix.cli import _parser; _parser();"
+        "print([m for m in ('torch', 'peft', 'diffusers', 'OpenImageIO') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGTERM to send")
+def test_a_terminated_extraction_leaves_nothing(tmp_path):
+    images.write(tmp_path / "room.exr", box_room(512)["picture"], "float")
+    process = subprocess.Popen(
+        [*RUN, "extract", tmp_path / "room.exr", "--out", tmp_path / "out"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    assert "Reading" in first
+    process.send_signal(signal.SIGTERM)
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, rest
+    assert "Interrupted; nothing was written." in rest
+    assert [path.name for path in tmp_path.iterdir()] == ["room.exr"]
+
+
+def test_a_reader_that_leaves_early_causes_no_traceback():
+    process = subprocess.Popen(
+        [*RUN, "adapters", "check", ADAPTERS, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    time.sleep(0.1)
+    errors = process.stderr.read()
+    process.wait(timeout=60)
+    assert "Traceback" not in errors
+    assert "BrokenPipe" not in errors
