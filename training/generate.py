@@ -28,6 +28,10 @@ SCENES_PER_PROCESS = 40
 OUTDOOR_SHARE = 0.35
 
 
+class UnlitError(Exception):
+    """The place of a seed came out pitch-dark; there is nothing to learn from it."""
+
+
 def data_folder() -> Path:
     """Where datasets live: OMNIX_DATA, or a folder in the user's cache."""
     default = Path.home() / ".cache" / "blender_omnix" / "training"
@@ -126,7 +130,7 @@ def _normalised(
             scaled.append(np.minimum(components[name] * (0.18 / level), 6e4))
             used.append(name)
     if not scaled:
-        raise ValueError("no light reaches the camera")
+        raise UnlitError("no light reaches the camera")
     return np.stack(scaled).astype(np.float16), used
 
 
@@ -147,7 +151,7 @@ def _work(split: str, seeds: list[int], out: Path) -> None:
             continue
         try:
             arrays = make(split, seed)
-        except ValueError as error:
+        except UnlitError as error:
             print(f"{seed}: skipped, {error}", file=sys.stderr, flush=True)
             continue
         save(path, arrays)

@@ -93,11 +93,11 @@ def building(rng: Rng, w: float, d: float, h: float, lit: bool = True) -> Shape:
     storeys = max(1, int(h / storey))
     h = storeys * storey + rng.uniform(0.1, 0.6)
     shape: Shape = [box("facade#wall", (-w / 2, 0, -0.3), (w / 2, d, h))]
-    base = pick = fu.pick(rng, "facade", "stone", "concrete", "facade", "glazing")
+    plinth = fu.pick(rng, "facade", "stone", "concrete", "facade", "glazing")
     if rng.random() < 0.5:
         shape.append(
             box(
-                f"{base}#base",
+                f"{plinth}#base",
                 (-w / 2 - 0.02, -0.05, -0.3),
                 (w / 2 + 0.02, d, rng.uniform(0.4, storey)),
             )
@@ -172,7 +172,7 @@ def building(rng: Rng, w: float, d: float, h: float, lit: bool = True) -> Shape:
         )
     else:
         shape.append(
-            box(f"{pick}#cornice", (-w / 2 - 0.15, -0.2, h - 0.3), (w / 2 + 0.15, d, h + 0.1))
+            box(f"{plinth}#cornice", (-w / 2 - 0.15, -0.2, h - 0.3), (w / 2 + 0.15, d, h + 0.1))
         )
     if rng.random() < 0.25:
         shape.append(
@@ -388,7 +388,6 @@ class _Yard:
     def __init__(self, rng: Rng, materials: Materials) -> None:
         self.rng, self.materials = rng, materials
         self.taken: list[tuple[float, float, float]] = [(0.0, 0.0, 0.6)]
-        self._forms: dict[str, list[Shape]] = {}
 
     def put(
         self, shape: Shape, x: float, y: float, yaw: float = 0.0, z: float = 0.0, slots=None

@@ -417,7 +417,7 @@ def _fill_openings(rng: Rng, materials: Materials, room: Room) -> int:
     frame = materials.any("lacquer", "wood", "varnish", "painted_metal", "ceiling", "metal")
     bars = rng.integers(0, 4, 2)
     curtains = rng.random() < 0.4
-    sheet_rng_state = rng.integers(1 << 30)
+    cloth_seed = rng.integers(1 << 30)
     count = 0
     for wall in room.walls:
         for opening in wall.openings:
@@ -448,7 +448,7 @@ def _fill_openings(rng: Rng, materials: Materials, room: Room) -> int:
                 )
                 lights.portal(centre, (*wall.inward, 0.0), w, h)
                 if curtains:
-                    same = np.random.default_rng(sheet_rng_state)
+                    same = np.random.default_rng(cloth_seed)
                     top, drop = min(room.height - 0.05, opening.high + 0.15), rng.random() < 0.75
                     base = 0.02 if drop or opening.low < 0.3 else opening.low - 0.15
                     for side in (-1, 1):
