@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...panorama import frames
+from ...panorama import frames, regions
 
 # The corners of a cell, counter-clockwise as seen from the viewpoint: top left, bottom left,
 # bottom right, top right. For each the row and column offset of the corner, and which of the four
@@ -188,17 +188,20 @@ def shell(grid: Grid, jump: float, fill: float) -> Shell:
     return _shell(vertices, lookup, corners, cells, lookup_cells, grid.shape)
 
 
-def hull(grid: Grid, vertices: np.ndarray, rows: int = 64) -> Shell:
-    """A coarse shell just outside the convex hull of `vertices`, open where a cell shows the sky.
+def hull(grid: Grid, rows: int = 64) -> Shell:
+    """A coarse shell just outside the place, open where one looks out of it.
 
-    A lamp anywhere in the place has none of it in front of what it lights: it stops outside light
-    without casting shadows of its own.
+    It lies 4 % outside the convex hull of what is inside, so that no lamp in the place has it in
+    front of what it lights: it stops outside light without casting shadows of its own. It is open
+    towards the sky and what is seen beside the sky through the same opening, and a cell further,
+    since the sun comes in at a slant.
     """
     rows = min(rows, grid.shape[0])
     columns = 2 * rows
-    normals = frames.directions(10, 20).reshape(-1, 3)
-    normals = np.concatenate((normals, np.eye(3), -np.eye(3))).astype(np.float32)
-    support = np.array([(vertices @ normal).max() for normal in normals], np.float32) * 1.02
+    outside = _outside(grid)
+    inside = (grid.rays * grid.depth[..., None])[~outside]
+    normals = _sphere_of_normals()
+    support = np.array([(inside @ normal).max() for normal in normals], np.float32) * 1.04
     rays = _corner_rays(rows)
     radius = (support / np.maximum(rays @ normals.T, 1e-6)).min(axis=-1)
     # Faces are chords; with each vertex as far out as its surroundings they cut no corner off.
@@ -209,14 +212,40 @@ def hull(grid: Grid, vertices: np.ndarray, rows: int = 64) -> Shell:
     points = (rays * radius[..., None]).reshape(-1, 3)
 
     is_open = np.zeros((rows, columns), bool)
-    row, column = np.nonzero(grid.depth <= 0)
+    row, column = np.nonzero(outside)
     is_open[row * rows // grid.shape[0], column * columns // grid.shape[1]] = True
-    cells = np.flatnonzero(~is_open)
+    cells = np.flatnonzero(~regions.grow(is_open))
     welded = np.ones((rows, columns), bool)
     keys = _corner_keys(welded, welded[1:]).reshape(-1, 4)[cells]
     used, corners = np.unique(keys, return_inverse=True)
     points = points[used // 4]
     return _shell(points, points, corners.reshape(-1, 4), cells, cells, (rows, columns))
+
+
+def _sphere_of_normals() -> np.ndarray:
+    """(N, 3) directions, the axes among them, in which the extent of a place is measured."""
+    normals = frames.directions(10, 20).reshape(-1, 3)
+    return np.concatenate((normals, np.eye(3), -np.eye(3))).astype(np.float32)
+
+
+def _outside(grid: Grid) -> np.ndarray:
+    """(R, C) bool: the sky, and surfaces beyond the walls that are connected with it.
+
+    The walls are where the ceiling ends. What lies beyond them without sky, such as the next room
+    seen through a door, belongs to the place; so does everything where there is no ceiling.
+    """
+    sky = grid.depth <= 0
+    points = grid.rays * grid.depth[..., None]
+    ceiling = ~sky & (grid.normal[..., 2] < -0.7) & (grid.rays[..., 2] > 0.0)
+    weight = np.broadcast_to(frames.solid_angles(*grid.shape)[:, None], grid.shape)
+    if weight[ceiling].sum() < 0.02 * 4.0 * np.pi:
+        return sky
+    angles = np.arange(32) * (2.0 * np.pi / 32)
+    beyond = np.zeros(grid.shape, bool)
+    for x, y in zip(np.cos(angles), np.sin(angles), strict=True):
+        reach = points[..., 0] * x + points[..., 1] * y
+        beyond |= reach > 1.1 * max(np.percentile(reach[ceiling], 99.5), 0.0) + 0.1
+    return regions.connected(sky, sky | beyond)
 
 
 def _surface(grid: Grid, right: np.ndarray, down: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -409,7 +409,7 @@ def _cut(textures: Mapping[str, bpy.types.Image], settings: Settings) -> _Cut:
     lamps = np.zeros(grid.depth.size, bool)
     if "emission" in textures:
         lamps = geometry.lamp_cells(images.read(textures["emission"], 3), grid)
-    return _Cut(shell, geometry.hull(grid, shell.vertices) if closed else None, lamps)
+    return _Cut(shell, geometry.hull(grid) if closed else None, lamps)
 
 
 def _place(collection: bpy.types.Collection, cut: _Cut) -> None:
