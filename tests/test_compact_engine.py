@@ -60,10 +60,12 @@ def test_it_is_an_engine(engine):
     assert checked.makes == set(ALL)
 
 
-def test_maps_have_their_shapes_and_ranges(prediction):
+def test_maps_have_their_shapes_and_ranges(engine, prediction):
     assert set(prediction) == {*ALL, "sky"}
     for name, value in prediction.items():
-        assert value.shape[:2] == (128, 256) and value.dtype == np.float32, name
+        assert (
+            value.shape[:2] == (engine.height, 2 * engine.height) and value.dtype == np.float32
+        ), name
         assert np.isfinite(value).all()
     for name in ("albedo", "roughness", "metallic", "sky"):
         assert prediction[name].min() >= 0 and prediction[name].max() <= 1
@@ -73,7 +75,7 @@ def test_maps_have_their_shapes_and_ranges(prediction):
 def test_normals_are_unit_and_face_the_viewer(prediction):
     normal = prediction["normal"]
     np.testing.assert_allclose(np.linalg.norm(normal, axis=-1), 1, atol=1e-5)
-    assert (normal * frames.directions(128, 256)).sum(-1).max() < 0
+    assert (normal * frames.directions(*normal.shape[:2])).sum(-1).max() < 0
 
 
 def test_gravity_frame_to_world():
@@ -94,17 +96,18 @@ def test_the_same_panorama_gives_the_same_maps(engine, prediction):
 
 def test_a_turned_panorama_gives_turned_maps(engine, prediction):
     turned = engine.predict(np.roll(probe(256), 128, 1), ALL, silent, never)
+    quarter = engine.height // 2
     for name in ("albedo", "roughness", "metallic", "depth", "sky"):
-        expected = np.roll(prediction[name], 64, 1)
+        expected = np.roll(prediction[name], quarter, 1)
         np.testing.assert_allclose(turned[name], expected, rtol=1e-3, atol=1e-3)
     # A quarter turn to the right takes +X to -Y.
-    x, y, z = np.moveaxis(np.roll(prediction["normal"], 64, 1), -1, 0)
+    x, y, z = np.moveaxis(np.roll(prediction["normal"], quarter, 1), -1, 0)
     np.testing.assert_allclose(turned["normal"], np.stack([y, -x, z], -1), atol=2e-3)
 
 
 @pytest.mark.parametrize("name", ["albedo", "depth"])
 def test_no_seam_at_the_edges(prediction, name):
-    value = prediction[name].reshape(128, 256, -1)
+    value = np.atleast_3d(prediction[name])
     steps = np.abs(np.diff(value, axis=1)).mean()
     assert np.abs(value[:, 0] - value[:, -1]).mean() < 4 * steps
 

@@ -11,7 +11,7 @@ import torch
 
 from blender_omnix.panorama import frames
 from training import augment, losses, metrics
-from training.dataset import Scenes, read, relight, sample
+from training.dataset import Scenes, halve, read, relight, sample
 from training.evaluate import box_maps, room_box, truth_of
 from training.train import Recipe, Run, draw, learning_rate, load_average, train
 
@@ -68,16 +68,26 @@ def perfect(target):
 
 
 def test_normals_of_a_box_in_the_gravity_frame(scene):
-    normal = scene.truth.normal.astype(np.float32)
+    normal = scene.sizes[HEIGHT].normal.astype(np.float32)
     # The floor is up everywhere; the wall straight ahead faces the viewer, outward = -1.
     np.testing.assert_allclose(normal[-1], [[0, 0, 1]] * 2 * HEIGHT, atol=1e-2)
     np.testing.assert_allclose(normal[HEIGHT // 2, HEIGHT], [0, -1, 0], atol=3e-2)
 
 
 def test_depth_counts_in_camera_heights(scene):
-    truth = scene.truth
+    truth = scene.sizes[HEIGHT]
     assert not truth.valid[:20, :30].any()
     assert np.exp(truth.log_depth[-1]).mean() == pytest.approx(1.0, abs=1e-2)
+
+
+def test_halving_ignores_the_sky(scene):
+    half = halve(scene.sizes[HEIGHT])
+    assert half.valid.shape == (HEIGHT // 2, HEIGHT)
+    assert not half.valid[:10, :15].any() and half.valid[:10, 16:].all()
+    lengths = np.linalg.norm(half.normal.astype(np.float32), axis=-1)
+    np.testing.assert_allclose(lengths[half.valid], 1.0, atol=1e-2)
+    full = scene.sizes[HEIGHT]
+    assert half.log_depth[half.valid].min() >= full.log_depth[full.valid].min() - 1e-3
 
 
 def test_new_files_are_picked_up(folder, tmp_path):
@@ -91,7 +101,7 @@ def test_new_files_are_picked_up(folder, tmp_path):
 
 
 def test_relighting_is_a_sum_of_components_and_varies(scene):
-    truth = scene.truth
+    truth = scene.sizes[HEIGHT]
     pictures = [relight(truth.radiance, scene.lights, np.random.default_rng(s)) for s in range(6)]
     basis = truth.radiance.astype(np.float32)
     for picture in pictures:
@@ -104,7 +114,7 @@ def test_relighting_is_a_sum_of_components_and_varies(scene):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_photographs_are_pictures(scene, seed):
-    linear = scene.truth.radiance[0].astype(np.float32) * 50
+    linear = scene.sizes[HEIGHT].radiance[0].astype(np.float32) * 50
     picture = augment.photograph(linear, np.random.default_rng(seed))
     assert picture.shape == linear.shape and picture.dtype == np.float32
     assert picture.min() >= 0 and picture.max() <= 1 and picture.std() > 0.02
@@ -131,14 +141,14 @@ def test_a_turned_example_is_a_turned_room(seed):
 
 
 def test_examples_are_reproducible(scene):
-    first, again = (sample(scene, np.random.default_rng(5)) for _ in range(2))
+    first, again = (sample(scene, HEIGHT, np.random.default_rng(5)) for _ in range(2))
     for name, value in first.items():
         assert value.shape[1:] == (HEIGHT, 2 * HEIGHT)
         np.testing.assert_array_equal(value, again[name])
 
 
 def test_the_truth_beats_a_disturbed_truth_in_every_loss(scene):
-    target = as_batch(sample(scene, np.random.default_rng(0)))
+    target = as_batch(sample(scene, HEIGHT, np.random.default_rng(0)))
     right = perfect(target)
     best = losses.total(right, target)
     generator = torch.Generator().manual_seed(0)
@@ -154,7 +164,7 @@ def test_the_truth_beats_a_disturbed_truth_in_every_loss(scene):
 
 
 def test_aligned_depth_forgives_scale_but_not_shape(scene):
-    target = as_batch(sample(scene, np.random.default_rng(0)))
+    target = as_batch(sample(scene, HEIGHT, np.random.default_rng(0)))
     truth = target["log_depth"]
     scaled = losses.depth(truth + 0.5, target) - losses.depth(truth, target)
     assert scaled == pytest.approx(0.4 * 0.5, abs=0.01)
@@ -162,7 +172,7 @@ def test_aligned_depth_forgives_scale_but_not_shape(scene):
 
 
 def test_losses_leave_the_sky_out(scene):
-    target = as_batch(sample(scene, np.random.default_rng(0)))
+    target = as_batch(sample(scene, HEIGHT, np.random.default_rng(0)))
     right = perfect(target)
     in_sky = {k: torch.where(target["valid"] > 0, v, v + 0.7) for k, v in right.items()}
     for task in ("albedo", "normal", "pbr"):

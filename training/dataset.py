@@ -18,6 +18,8 @@ from blender_omnix.panorama import frames
 from . import augment
 from .generate import data_folder
 
+HEIGHT = 128  # of the scene files
+
 
 @dataclass
 class Truth:
@@ -40,12 +42,12 @@ class Truth:
 
 @dataclass
 class Scene:
-    """A scene file in memory."""
+    """A scene file in memory, its maps by height: at full and at half size."""
 
     name: str
     lights: np.ndarray
     meta: dict
-    truth: Truth = field(repr=False)
+    sizes: dict[int, Truth] = field(repr=False)
 
 
 def read(path: Path) -> Scene:
@@ -68,7 +70,40 @@ def read(path: Path) -> Scene:
             object=file["object"] & valid,
         )
         lights = file["lights"].astype(np.float32)
-    return Scene(path.stem, lights, meta, truth)
+    return Scene(path.stem, lights, meta, {HEIGHT: truth, HEIGHT // 2: halve(truth)})
+
+
+def halve(truth: Truth) -> Truth:
+    """The same scene at half the size: means over the valid pixels of each 2 x 2 block."""
+    valid = truth.valid.astype(np.float32)
+    share = _mean2(valid)
+    weight = np.maximum(share, 1e-6)
+
+    def over_valid(values: np.ndarray) -> np.ndarray:
+        extra = (1,) * (values.ndim - 2)
+        blocks = _mean2(values.astype(np.float32) * valid.reshape(valid.shape + extra))
+        return blocks / weight.reshape(weight.shape + extra)
+
+    normal = over_valid(truth.normal)
+    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
+    keep = share >= 0.5
+    return Truth(
+        radiance=np.stack([_mean2(r.astype(np.float32)) for r in truth.radiance]).astype(
+            np.float16
+        ),
+        albedo=np.round(over_valid(truth.albedo)).astype(np.uint8),
+        normal=normal.astype(np.float16),
+        log_depth=over_valid(truth.log_depth) * keep,
+        roughness=np.round(over_valid(truth.roughness)).astype(np.uint8),
+        metallic=np.round(over_valid(truth.metallic)).astype(np.uint8),
+        valid=keep,
+        object=(_mean2(truth.object.astype(np.float32)) >= 0.5) & keep,
+    )
+
+
+def _mean2(values: np.ndarray) -> np.ndarray:
+    height, width = values.shape[:2]
+    return values.reshape(height // 2, 2, width // 2, 2, *values.shape[2:]).mean((1, 3))
 
 
 class Scenes:
@@ -118,13 +153,13 @@ def relight(radiance: np.ndarray, lights: np.ndarray, rng: np.random.Generator) 
 
 def under(scene: Scene, light: int) -> np.ndarray:
     """The scene under one of its own conditions, linear (H, W, 3)."""
-    radiance = scene.truth.radiance.astype(np.float32)
+    radiance = scene.sizes[HEIGHT].radiance.astype(np.float32)
     return np.einsum("khwc,kc->hwc", radiance, scene.lights[light % len(scene.lights)])
 
 
-def sample(scene: Scene, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def sample(scene: Scene, height: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """One training example, (C, H, W) float32 each, relit, photographed, rolled and mirrored."""
-    truth = scene.truth
+    truth = scene.sizes[height]
     picture = augment.photograph(relight(truth.radiance, scene.lights, rng), rng)
     example = {
         "panorama": picture,

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
 from blender_omnix import images
@@ -29,11 +30,16 @@ from blender_omnix.engines.compact.engine import WEIGHTS, CompactEngine, finish
 from blender_omnix.engines.compact.network import TASKS
 from blender_omnix.panorama import clean, frames, resample, tonemap
 
-from .dataset import Scene, read, under
+from .dataset import HEIGHT, Scene, read, under
 from .generate import data_folder
 from .metrics import RISING, mean_scores, score
 
 MAPS = ("albedo", "normal", "roughness", "metallic", "depth")
+KINDS = dict.fromkeys((*MAPS, "sky"), "scalar") | {
+    "albedo": "colour",
+    "normal": "normal",
+    "depth": "depth",
+}
 LIGHTS = 2  # pictures of each scene
 TEST_SCENES = 60
 
@@ -98,17 +104,20 @@ class Compact:
 
     def __call__(self, picture: np.ndarray, scene: Scene) -> Prediction:
         if self.adapted:
-            return self.engine.predict(picture, MAPS, lambda *_: None, lambda: False)
-        return without_adapters(self.engine, picture)
+            maps = self.engine.predict(picture, MAPS, lambda *_: None, lambda: False)
+        else:
+            maps = without_adapters(self.engine, picture)
+        if maps["depth"].shape == picture.shape[:2]:
+            return maps
+        return {n: resample.upsample(m, picture, kind=KINDS[n]) for n, m in maps.items()}
 
 
 def without_adapters(engine: CompactEngine, picture: np.ndarray) -> Prediction:
     """What base and heads make of a picture when every adapter is zero."""
-    import torch
-
     network = engine.network
+    small = resample.shrink(picture, engine.height, 2 * engine.height).astype(np.float32)
     with torch.inference_mode():
-        seen = torch.from_numpy(picture.transpose(2, 0, 1).copy())[None]
+        seen = torch.from_numpy(small.transpose(2, 0, 1).copy())[None]
         activate(network, None)
         features = network.encode(seen)
         maps: Prediction = {}
@@ -119,7 +128,7 @@ def without_adapters(engine: CompactEngine, picture: np.ndarray) -> Prediction:
 
 def truth_of(scene: Scene) -> dict[str, np.ndarray]:
     """The scene's maps as `metrics.score` takes them."""
-    maps = scene.truth
+    maps = scene.sizes[HEIGHT]
     basis = frames.gravity_basis(*maps.valid.shape)
     return {
         "albedo": maps.albedo.astype(np.float32) / 255,
@@ -232,8 +241,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("evaluation"))
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--previous", type=Path, help="weights to compare with")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--panoramas", type=Path, nargs="+", help="only write a sheet of these")
     options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.panoramas:
         compact = Compact(options.weights)

@@ -59,6 +59,7 @@ def describe(state: dict) -> dict:
         "steps": state["step"],
         "samples": state["samples"],
         "cpu_hours": round(state["cpu_seconds"] / 3600, 2),
+        "height": state["recipe"]["height"],
         "recipe": state["recipe"],
     }
 
@@ -73,9 +74,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="folder of the checkpoint")
     parser.add_argument("--to", type=Path, default=WEIGHTS)
+    parser.add_argument("--height", type=int, help="of the network's input, if not as trained")
     options = parser.parse_args(arguments)
     model, state = load_average(options.run)
-    write(model, options.to, describe(state))
+    about = describe(state)
+    if options.height:
+        about["height"] = options.height
+    write(model, options.to, about)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@
 
 Stops after the minutes (of wall time) or steps given, counted over all runs into DIR; running it
 again goes on from the last checkpoint. Scenes rendered meanwhile are picked up as they appear.
-The learning rate is constant, then falls as a cosine to zero over the last part of the run.
+Most is learnt at half size (``--height 64``), where a sample costs a quarter, but it does not carry
+over by itself: go on at full size. The learning rate is constant, then falls as a cosine to zero
+over the last part of the run.
 """
 
 from __future__ import annotations
@@ -26,13 +28,14 @@ from torch.func import functional_call
 from blender_omnix.engines.compact.network import TASKS, CompactNetwork
 
 from . import lora, losses
-from .dataset import Scene, Scenes, sample
+from .dataset import HEIGHT, Scene, Scenes, sample
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Settings of a run; saved with the checkpoint and named in the weights' card."""
 
+    height: int = HEIGHT  # of the pictures: HEIGHT or half of it
     batch: int = 8
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.02
@@ -144,7 +147,7 @@ def draw(scenes: list[Scene], run: Run) -> dict[str, Tensor]:
     rng = np.random.default_rng([run.seed, run.step])
     count = run.recipe.batch
     chosen = rng.choice(len(scenes), count, replace=count > len(scenes))
-    examples = [sample(scenes[i], rng) for i in chosen]
+    examples = [sample(scenes[i], run.recipe.height, rng) for i in chosen]
     return {
         name: torch.from_numpy(np.stack([e[name] for e in examples])).contiguous(
             memory_format=torch.channels_last
@@ -197,13 +200,14 @@ def train(run: Run, scenes: Scenes, *, minutes: float, steps: int) -> None:
                 "step": run.step,
                 "samples": run.samples,
                 "scenes": len(scenes),
+                "height": run.recipe.height,
                 "seconds": round(run.seconds, 1),
                 "cpu_seconds": round(run.cpu_seconds, 1),
                 **{name: round(value, 4) for name, value in running.items()},
             }
             run.history.append(entry)
             print(json.dumps(entry), flush=True)
-        if now - saved > 120:
+        if now - saved > 60:
             run.save()
             saved = time.monotonic()
     run.save()
@@ -215,6 +219,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=0.0, help="wall time over all runs")
     parser.add_argument("--steps", type=int, default=0, help="optimiser steps over all runs")
+    parser.add_argument("--height", type=int, default=HEIGHT, choices=(HEIGHT // 2, HEIGHT))
+    parser.add_argument("--batch", type=int, default=Recipe.batch)
     parser.add_argument("--scenes", type=Path, help="folder that holds train/; default OMNIX_DATA")
     parser.add_argument("--limit", type=int, help="use only the first so many scenes")
     parser.add_argument("--threads", type=int, default=1)
@@ -225,7 +231,7 @@ def main(arguments: list[str] | None = None) -> None:
     scenes = Scenes("train", options.scenes, options.limit)
     if not len(scenes):
         parser.error(f"no scenes in {scenes.folder}; render some with python -m training.generate")
-    run = Run.open(options.out, options.seed, Recipe())
+    run = Run.open(options.out, options.seed, Recipe(height=options.height, batch=options.batch))
     train(run, scenes, minutes=options.minutes, steps=options.steps)
 
 

@@ -19,13 +19,12 @@ from ...adapters.inject import activate, inject
 from ...errors import Cancelled, OmnixError
 from ...panorama import frames, resample
 from ..base import Prediction
-from .network import TASKS, CompactNetwork, adapted_modules
+from .network import STRIDE, TASKS, CompactNetwork, adapted_modules
 
 WEIGHTS = Path(__file__).parent / "weights"
 CARD = "card.json"
 BASE = "base.safetensors"
 
-HEIGHT = 128
 _PROBE_HEIGHT = 64
 
 _STAGES = {"albedo": "Albedo", "normal": "Normal", "pbr": "PBR", "depth": "Depth"}
@@ -52,6 +51,7 @@ class CompactEngine:
     def __init__(self, weights: str | Path = WEIGHTS) -> None:
         self.weights = Path(weights)
         self.network: CompactNetwork | None = None
+        self.height = 0
         self._adapters: list[dict[str, Any]] = []
 
     def load(self, progress: Callable[[str, float], None]) -> None:
@@ -62,7 +62,7 @@ class CompactEngine:
         if self.network is not None:
             return
         progress("Loading Compact", 0.0)
-        verify(self.weights)
+        card = verify(self.weights)
         network = CompactNetwork()
         base = self.weights / BASE
         try:
@@ -76,6 +76,7 @@ class CompactEngine:
         require(measured)
         self._adapters = [report.entry(task, injected[task], measured[task]) for task in TASKS]
         self.network = network
+        self.height = card["height"]
         progress("Loading Compact", 1.0)
 
     def unload(self) -> None:
@@ -95,14 +96,15 @@ class CompactEngine:
         cancelled: Callable[[], bool],
         seed: int = 0,
     ) -> Prediction:
-        """Maps at 256 x 128. See `Engine.predict`; deterministic, so `seed` changes nothing.
+        """Maps at the size the weights were trained for. See `Engine.predict`.
 
-        The sky is always among them, and the normal with every depth.
+        Deterministic: `seed` changes nothing. The sky is always among them, and the normal with
+        every depth.
         """
         if self.network is None:
             raise RuntimeError("load() comes before predict()")
         tasks = needed_tasks(maps)
-        picture = resample.shrink(panorama, HEIGHT, 2 * HEIGHT).astype(np.float32)
+        picture = resample.shrink(panorama, self.height, 2 * self.height).astype(np.float32)
         result: Prediction = {}
         with torch.inference_mode():
             seen = torch.from_numpy(picture.transpose(2, 0, 1).copy())[None]
@@ -158,15 +160,21 @@ def to_world(normal: np.ndarray) -> np.ndarray:
     return world / np.linalg.norm(world, axis=-1, keepdims=True)
 
 
-def verify(weights: Path) -> None:
-    """Compare every weight file with the card's SHA-256; raises OmnixError naming the file."""
-    card = weights / CARD
+def verify(weights: Path) -> dict[str, Any]:
+    """Compare every weight file with the SHA-256 in the card, and return the card.
+
+    Raises OmnixError naming the file.
+    """
+    file = weights / CARD
     try:
-        expected = dict(json.loads(card.read_text(encoding="utf-8"))["sha256"])
+        card = json.loads(file.read_text(encoding="utf-8"))
+        expected, height = dict(card["sha256"]), int(card["height"])
+        if height <= 0 or height % STRIDE:
+            raise ValueError(height)
     except FileNotFoundError as error:
-        raise OmnixError(f"{card} is missing; install the extension again.") from error
+        raise OmnixError(f"{file} is missing; install the extension again.") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OmnixError(f"{card} is damaged; install the extension again.") from error
+        raise OmnixError(f"{file} is damaged; install the extension again.") from error
     for name in [BASE, *(f"{task}.safetensors" for task in TASKS)]:
         file = weights / name
         if not file.is_file():
@@ -176,6 +184,7 @@ def verify(weights: Path) -> None:
                 f"{file} is truncated or altered (its SHA-256 is not the one in {CARD}); "
                 "install the extension again."
             )
+    return card
 
 
 def measure_effects(network: CompactNetwork) -> dict[str, Effect]:
