@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from blender_omnix.panorama import frames
-from training import augment, losses, metrics
+from training import augment, export, losses, metrics
 from training.dataset import Scenes, halve, read, relight, sample
 from training.evaluate import box_maps, room_box, truth_of
-from training.train import Recipe, Run, draw, learning_rate, load_average, train
+from training.train import Model, Recipe, Run, draw, learning_rate, load_average, train
 
 BOX = (-2.0, -3.0, -1.5, 3.0, 2.0, 1.2)
 CAMERA_HEIGHT = 1.5
@@ -231,6 +231,20 @@ def test_training_lowers_the_loss_and_resumes(folder, tmp_path):
     average, state = load_average(tmp_path)
     assert state["step"] == 6
     assert all(p.isfinite().all() for p in average.parameters())
+
+
+def test_export_takes_the_weight_of_metal_back():
+    torch.manual_seed(0)
+    model = Model().eval()
+    panorama = torch.rand(1, 3, 32, 64)
+    with torch.inference_mode():
+        before = model(panorama)
+    export.unbias_metal(model)
+    with torch.inference_mode():
+        after = model(panorama)
+    odds = (after["metallic"] - before["metallic"]).exp()
+    torch.testing.assert_close(odds, torch.full_like(odds, 1 / (1 + losses.METAL_WEIGHT)))
+    torch.testing.assert_close(after["roughness"], before["roughness"])
 
 
 def test_learning_rate_warms_up_and_cools_down():

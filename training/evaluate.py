@@ -41,7 +41,7 @@ KINDS = dict.fromkeys((*MAPS, "sky"), "scalar") | {
     "depth": "depth",
 }
 LIGHTS = 2  # pictures of each scene
-TEST_SCENES = 60
+TEST_SCENES = 40
 
 # The room that the trivial guess sees everywhere, in metres around the camera.
 GUESSED_ROOM = (-2.5, -2.5, -1.6, 2.5, 2.5, 1.1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import subprocess
 from pathlib import Path
@@ -21,7 +22,8 @@ from blender_omnix.adapters.check import ADAPTED
 from blender_omnix.engines.compact.engine import BASE, CARD, WEIGHTS
 from blender_omnix.engines.compact.network import TASKS, adapted_modules
 
-from . import lora
+from . import lora, losses
+from .dataset import HEIGHT
 from .train import Model, load_average
 
 PEFT_PREFIX = "base_model.model."
@@ -46,6 +48,16 @@ def write(model: Model, folder: Path, about: dict) -> None:
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
+def unbias_metal(model: Model) -> None:
+    """Turns the metal logit into that of a probability, by the bias of its head.
+
+    Training counts a metal pixel ``1 + METAL_WEIGHT`` times, which multiplies the odds by as much.
+    """
+    bias = model.network.heads["pbr"].conv.bias
+    with torch.no_grad():
+        bias[len(bias) // 2 :] -= math.log(1.0 + losses.METAL_WEIGHT)
+
+
 def describe(state: dict) -> dict:
     """Where weights come from: version, code, data and compute of the run's checkpoint."""
     last = state["history"][-1] if state["history"] else {}
@@ -53,7 +65,8 @@ def describe(state: dict) -> dict:
         "version": __version__,
         "licence": "CC0-1.0",
         "code": _commit(),
-        "command": f"python -m training.train --out RUN --seed {state['seed']}",
+        "command": f"python -m training.train --out RUN --seed {state['seed']} --height ...",
+        "stages": stages(state["history"]),
         "data": "scenes rendered by python -m training.generate --split train",
         "scenes": last.get("scenes"),
         "steps": state["step"],
@@ -62,6 +75,18 @@ def describe(state: dict) -> dict:
         "height": state["recipe"]["height"],
         "recipe": state["recipe"],
     }
+
+
+def stages(history: list[dict]) -> list[dict]:
+    """Height, batch and the last step and sample of each stretch of training at one size."""
+    result: list[dict] = []
+    for before, entry in zip([{"step": 0, "samples": 0}, *history], history, strict=False):
+        height = entry.get("height", HEIGHT)
+        if not result or result[-1]["height"] != height:
+            result.append({"height": height})
+        batch = (entry["samples"] - before["samples"]) / (entry["step"] - before["step"])
+        result[-1] |= {"batch": round(batch), "step": entry["step"], "samples": entry["samples"]}
+    return result
 
 
 def _commit() -> str:
@@ -77,6 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--height", type=int, help="of the network's input, if not as trained")
     options = parser.parse_args(arguments)
     model, state = load_average(options.run)
+    unbias_metal(model)
     about = describe(state)
     if options.height:
         about["height"] = options.height
