@@ -23,7 +23,7 @@ from blender_omnix.panorama.tonemap import srgb_encode
 
 from .scenes.assets import SPLITS
 
-RECIPE = 5
+RECIPE = 6
 SCENES_PER_PROCESS = 40
 OUTDOOR_SHARE = 0.35
 

@@ -26,7 +26,7 @@ def tree(rng: Rng, height: float) -> Shape:
         radius = (1 - z) * height * rng.uniform(0.15, 0.25) * np.sqrt(rng.uniform(0.2, 1, n)) + 0.05
         angle = rng.uniform(0, 2 * np.pi, n)
         centres = np.column_stack([radius * np.cos(angle), radius * np.sin(angle), z * height])
-        return [*shape, leaves("foliage", rng, centres, height * 0.035, 0.3)]
+        return [*shape, leaves("foliage", rng, centres, min(0.28, height * 0.035), 0.3)]
     fork = height * rng.uniform(0.25, 0.5)
     lean = rng.normal(0, 0.05, 2) * height
     top = np.array([lean[0], lean[1], height * 0.75])
@@ -39,12 +39,14 @@ def tree(rng: Rng, height: float) -> Shape:
         centre = np.array([0, 0, height * 0.7]) + spread
         centre[2] = max(centre[2], fork)
         shape.append(rod("bark#trunk", (0, 0, fork), centre, r * 0.3, 6))
-        n = int(rng.integers(120, 320))
+        n = int(rng.integers(160, 420))
         size = height * rng.uniform(0.08, 0.18)
         centres.append(centre + rng.normal(0, 0.5, (n, 3)) * size)
     return [
         *shape,
-        leaves("foliage", rng, np.concatenate(centres), height * rng.uniform(0.02, 0.035)),
+        leaves(
+            "foliage", rng, np.concatenate(centres), min(0.25, height * rng.uniform(0.02, 0.035))
+        ),
     ]
 
 
