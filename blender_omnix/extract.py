@@ -167,7 +167,7 @@ def _read(file: Path, settings: Settings) -> tuple[images.Panorama, np.ndarray, 
             source.pixels if source.linear else tonemap.srgb_decode(source.pixels)
         )
     except OmnixError as error:
-        raise OmnixError(f"{file} {error}") from None
+        raise OmnixError(f"{file} {error}.") from None
     return source, linear, notes + repairs
 
 

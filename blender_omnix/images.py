@@ -51,7 +51,7 @@ def read_panorama(path: Path | str, max_width: int = maps.MAX_WIDTH) -> Panorama
         try:
             clean.check_size(spec.width, spec.height)
         except OmnixError as error:
-            raise OmnixError(f"{path} {error}") from None
+            raise OmnixError(f"{path} {error}.") from None
         height = min(spec.width // 2, spec.height, max_width // 2)
         notes = []
         if spec.nchannels < 3:
