@@ -18,7 +18,8 @@ from . import __version__, maps
 from .errors import Cancelled, OmnixError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from types import FrameType
 
     from .adapters.report import Measured
 
@@ -123,12 +124,35 @@ def _extract(args: argparse.Namespace) -> int:
         seed=args.seed,
         options=options,
     )
-    report = extract(args.file, args.out, settings, progress=None if args.quiet else print_progress)
+    report = extract(
+        args.file,
+        args.out,
+        settings,
+        progress=None if args.quiet else print_progress,
+        cancelled=_asked_to_stop(),
+    )
     for warning in report["warnings"]:
         print(f"Warning: {warning}", file=sys.stderr)
     total = sum(report["seconds"].values())
     print(f"{args.out}: {' x '.join(map(str, report['size']))} in {total:.1f} s")
     return DONE
+
+
+def _asked_to_stop() -> Callable[[], bool]:
+    """Whether Ctrl-C or SIGTERM came. A second one stops at once.
+
+    An exception thrown into a library that is being imported would come out as another one.
+    """
+    came: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if came:
+            signal.default_int_handler(number, frame)
+        came.append(number)
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+    return lambda: bool(came)
 
 
 def print_progress(stage: str, fraction: float) -> None:
