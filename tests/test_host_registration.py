@@ -170,3 +170,21 @@ def test_only_applying_results_is_an_undo_step(blender):
     undo = {kind.bl_idname for kind in operators if "UNDO" in getattr(kind, "bl_options", ())}
     assert "omnix.extract_pbr" not in undo
     assert {"omnix.load_maps", "omnix.move_maps"} <= undo
+
+
+@pytest.mark.blender
+def test_the_report_is_put_in_few_words(host):
+    report = host("report")
+    adapters = [
+        {"modules_expected": 17, "modules_injected": 17},
+        {"modules_expected": 17, "modules_injected": 12},
+    ]
+    contents = {
+        "size": [1024, 512],
+        "engine": "compact",
+        "seconds": {"Albedo": 2.0, "Depth": 1.4},
+        "adapters": adapters,
+    }
+    assert report.summary(contents) == "1024 x 512, compact engine, 3 s"
+    assert report.adapters_summary(contents) == "2 adapters, 29 of 34 modules injected"
+    assert report.duration(600) == "10 min"

@@ -100,6 +100,7 @@ class _Result:
             return
         _draw_thumbnails(layout, folder)
         layout.label(text=report.summary(contents))
+        layout.label(text=report.adapters_summary(contents))
         for warning in contents["warnings"]:
             _sentence(layout, context, warning, "ERROR")
         if operators.OMNIX_OT_move_maps.poll(context):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,14 @@ def summary(report: dict[str, Any]) -> str:
     return f"{width} x {height}, {report['engine']} engine, {duration(seconds)}"
 
 
+def adapters_summary(report: dict[str, Any]) -> str:
+    """One line: how many adapters, and how much of them is in place."""
+    adapters = report["adapters"]
+    expected = sum(adapter["modules_expected"] for adapter in adapters)
+    injected = sum(adapter["modules_injected"] for adapter in adapters)
+    return f"{len(adapters)} adapters, {injected} of {expected} modules injected"
+
+
 def duration(seconds: float) -> str:
     """Seconds for a person: `3 s`, `12 min`."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
@@ -77,8 +86,10 @@ class OMNIX_OT_show_report(bpy.types.Operator):
             _draw_adapters(layout.box(), report["adapters"])
         if report["checks"]:
             _draw_checks(layout.box(), report["checks"])
+        failed = {check["message"] for check in report["checks"] if not check["passed"]}
         for warning in report["warnings"]:
-            layout.label(text=warning, icon="ERROR")
+            if warning not in failed:
+                layout.label(text=warning, icon="ERROR")
         times = ", ".join(f"{stage} {spent:.1f} s" for stage, spent in report["seconds"].items())
         layout.label(text=times, icon="TIME")
 
@@ -91,8 +102,9 @@ def _draw_adapters(layout: bpy.types.UILayout, adapters: list[dict[str, Any]]) -
     for adapter in adapters:
         grid.label(text=f"{adapter['task']} / {adapter['name']}")
         grid.label(text=f"{adapter['modules_injected']} of {adapter['modules_expected']}")
-        equal = adapter["tensors_equal"]
-        grid.label(text=str(adapter["tensors"]), icon="CHECKMARK" if equal else "ERROR")
+        whole = adapter["tensors_equal"] == adapter["tensors"]
+        count = f"{adapter['tensors_equal']} of {adapter['tensors']}"
+        grid.label(text=count, icon="CHECKMARK" if whole else "ERROR")
         grid.label(text=_effect(adapter["effect_off"]))
         grid.label(text=_effect(adapter["effect_swapped"]))
 
@@ -102,5 +114,10 @@ def _effect(change: float | None) -> str:
 
 
 def _draw_checks(layout: bpy.types.UILayout, checks: list[dict[str, Any]]) -> None:
+    """What failed as a sentence, what passed by name: a check's message says what is wrong."""
     for check in checks:
-        layout.label(text=check["message"], icon="CHECKMARK" if check["passed"] else "ERROR")
+        if not check["passed"]:
+            layout.label(text=check["message"], icon="ERROR")
+    passed = [check["name"].replace("_", " ") for check in checks if check["passed"]]
+    for line in textwrap.wrap(f"Passed: {', '.join(passed)}", _WIDTH // 7):
+        layout.label(text=line, icon="CHECKMARK")
