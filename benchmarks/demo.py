@@ -133,7 +133,9 @@ def _open_direction(place, collection) -> tuple[float, float]:
     height, width = depth.shape
     rows = (np.array([0.28, 0.32, 0.36, 0.4, 0.45, 0.5]) * height).astype(int)
     elevation = ((rows + 0.5) / height - 0.5) * np.pi
-    reach = np.where(depth[rows] > 0, depth[rows], 50.0) * np.cos(elevation)[:, None]
+    # A window in a room is as far away as its wall, which is not known; take what is usual.
+    usual = np.median(depth[depth > 0])
+    reach = np.where(depth[rows] > 0, depth[rows], usual) * np.cos(elevation)[:, None]
     # The floor itself is no obstacle: where a row meets it, the row above says how far it goes.
     on_floor = depth[rows] * -np.sin(elevation)[:, None] > 1.35
     reach = np.where(on_floor, np.inf, reach).min(axis=0)

@@ -181,6 +181,15 @@ def test_the_hull_encloses_everything_but_the_window():
     assert set(edges(closed).values()) == {2}
 
 
+def test_panes_close_the_window_in_its_wall():
+    made = box_room.room(128, window=True)
+    cells = grid(made)
+    panes = geometry.panes(cells)
+    assert len(panes.quads) + len(panes.triangles) == (cells.depth <= 0).sum()
+    # The window is in the wall at -X, seen from inside as facing +X.
+    assert np.allclose(panes.vertices[:, 0], box_room.ROOM[0][0], atol=0.12)
+
+
 def test_rooms_are_enclosed_and_fields_are_not():
     assert geometry.is_enclosed(grid(box_room.room(64, window=True)))
     made = box_room.room(64)

@@ -169,6 +169,17 @@ def test_outside_light_enters_a_closed_room_through_the_window_alone(blender, bu
     assert seen[True][wall].mean() > 0.01
 
 
+def test_a_window_stays_in_its_wall_until_relit(blender, build, tmp_path):
+    box_room.save(tmp_path / "room", box_room.room(64, window=True))
+    collection = make(blender, build, tmp_path / "room", mode="ORIGINAL")
+    panes = build.place.part(collection, "panes")
+    assert not panes.hide_render
+    build.set_mode(collection, "RELIGHT")
+    assert panes.hide_render
+    build.place.rebuild(collection, enclosed="NO")
+    assert build.place.part(collection, "panes") is None
+
+
 def test_building_twice_replaces_only_its_own(blender, build, room_folder):
     collection = make(blender, build, room_folder)
     build.place.control(collection, "Roughness Gain").default_value = 0.5

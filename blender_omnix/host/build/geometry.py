@@ -199,11 +199,8 @@ def hull(grid: Grid, rows: int = 64) -> Shell:
     rows = min(rows, grid.shape[0])
     columns = 2 * rows
     outside = _outside(grid)
-    inside = (grid.rays * grid.depth[..., None])[~outside]
-    normals = _sphere_of_normals()
-    support = np.array([(inside @ normal).max() for normal in normals], np.float32) * 1.04
     rays = _corner_rays(rows)
-    radius = (support / np.maximum(rays @ normals.T, 1e-6)).min(axis=-1)
+    radius = 1.04 * _convex_radius(grid, outside, rays)
     # Faces are chords; with each vertex as far out as its surroundings they cut no corner off.
     radius = np.maximum.reduce([np.roll(radius, shift, axis=1) for shift in (-1, 0, 1)])
     padded = np.pad(radius, ((1, 1), (0, 0)), mode="edge")
@@ -222,10 +219,31 @@ def hull(grid: Grid, rows: int = 64) -> Shell:
     return _shell(points, points, corners.reshape(-1, 4), cells, cells, (rows, columns))
 
 
-def _sphere_of_normals() -> np.ndarray:
-    """(N, 3) directions, the axes among them, in which the extent of a place is measured."""
-    normals = frames.directions(10, 20).reshape(-1, 3)
-    return np.concatenate((normals, np.eye(3), -np.eye(3))).astype(np.float32)
+def panes(grid: Grid) -> Shell:
+    """A pane in every opening of an enclosed place through which the sky is seen.
+
+    With the photograph on it a window stays in its wall when one moves, where the sky itself is
+    infinitely far away.
+    """
+    rows, columns = grid.shape
+    cells = np.flatnonzero(grid.depth <= 0)
+    welded = np.ones((rows, columns), bool)
+    keys = _corner_keys(welded, welded[1:]).reshape(-1, 4)[cells]
+    used, corners = np.unique(keys, return_inverse=True)
+    rays = _key_rays(used, rows)
+    points = rays * _convex_radius(grid, _outside(grid), rays)[:, None]
+    return _shell(points, points, corners.reshape(-1, 4), cells, cells, grid.shape)
+
+
+def _convex_radius(grid: Grid, outside: np.ndarray, rays: np.ndarray) -> np.ndarray:
+    """How far the convex hull of what is not `outside` reaches along unit vectors (..., 3)."""
+    inside = (grid.rays * grid.depth[..., None])[~outside]
+    normals = np.concatenate((frames.directions(10, 20).reshape(-1, 3), np.eye(3), -np.eye(3)))
+    radius = np.full(rays.shape[:-1], np.inf, np.float32)
+    for normal in normals.astype(np.float32):
+        along = np.maximum(rays @ normal, 1e-6)
+        np.minimum(radius, (inside @ normal).max() / along, out=radius)
+    return radius
 
 
 def _outside(grid: Grid) -> np.ndarray:

@@ -175,7 +175,7 @@ def start_adjusting(collection: bpy.types.Collection) -> bpy.types.Object:
         "preview_mesh": data,
         "preview_group": group,
     }
-    _hide(collection, True)
+    _show_objects(collection)
     return item
 
 
@@ -196,14 +196,18 @@ def finish_adjusting(collection: bpy.types.Collection, *, apply: bool) -> None:
     keys = [key for key in ("preview", "preview_mesh", "preview_group") if key in built]
     _delete([built.pop(key) for key in keys])
     collection[_BUILT] = built
-    _hide(collection, False)
+    _show_objects(collection)
 
 
-def _hide(collection: bpy.types.Collection, hidden: bool) -> None:
-    for key in ("surface", "hull"):
-        item = part(collection, key)
-        if item is not None:
-            item.hide_viewport = item.hide_render = hidden
+def _show_objects(collection: bpy.types.Collection) -> None:
+    """Hide what the stand-in replaces, and the panes where outside light has to come in."""
+    built = _built(collection)
+    for key in ("surface", "hull", "panes"):
+        if key in built:
+            hidden = "preview" in built or (
+                key == "panes" and settings_of(collection).mode == RELIGHT
+            )
+            built[key].hide_viewport = built[key].hide_render = hidden
 
 
 def show_map(collection: bpy.types.Collection, name: str | None) -> None:
@@ -319,6 +323,7 @@ def set_mode(collection: bpy.types.Collection, mode: str) -> None:
         raise ValueError(f"mode is {mode!r}, not {ORIGINAL!r} or {RELIGHT!r}")
     control(collection, "Relit").default_value = float(mode == RELIGHT)
     collection[_STATE]["mode"] = mode
+    _show_objects(collection)
 
 
 def is_place(collection: bpy.types.Collection) -> bool:
@@ -380,10 +385,14 @@ def viewpoint(collection: bpy.types.Collection) -> Matrix:
 
 @dataclass(frozen=True)
 class _Cut:
-    """Geometry ready to become meshes; lamps (R C,) bool: cells whose faces are lamps."""
+    """Geometry ready to become meshes; lamps (R C,) bool: cells whose faces are lamps.
+
+    Only enclosed places have a hull, and panes where they have openings.
+    """
 
     shell: geometry.Shell
     hull: geometry.Shell | None
+    panes: geometry.Shell | None
     lamps: np.ndarray
 
 
@@ -409,7 +418,11 @@ def _cut(textures: Mapping[str, bpy.types.Image], settings: Settings) -> _Cut:
     lamps = np.zeros(grid.depth.size, bool)
     if "emission" in textures:
         lamps = geometry.lamp_cells(images.read(textures["emission"], 3), grid)
-    return _Cut(shell, geometry.hull(grid) if closed else None, lamps)
+    hull = geometry.hull(grid) if closed else None
+    panes = geometry.panes(grid) if closed and (grid.depth <= 0).any() else None
+    # An opening is a lamp while its pane is there.
+    lamps |= (grid.depth <= 0).ravel()
+    return _Cut(shell, hull, panes, lamps)
 
 
 def _place(collection: bpy.types.Collection, cut: _Cut) -> None:
@@ -419,6 +432,7 @@ def _place(collection: bpy.types.Collection, cut: _Cut) -> None:
     for key, shell, slots in (
         ("surface", cut.shell, cut.lamps),
         ("hull", cut.hull, None),
+        ("panes", cut.panes, cut.lamps),
     ):
         item = built.get(key)
         if shell is None:
