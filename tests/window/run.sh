@@ -16,6 +16,7 @@ if [ ! -e "$root/.ready" ]; then
     rm -rf "$root"
     mkdir -p "$root"
     debootstrap --variant=minbase trixie "$root" >"$root.log"
+    chroot "$root" apt-get update --quiet >>"$root.log"
     chroot "$root" env DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet \
         --no-install-recommends blender xvfb libgl1-mesa-dri libgl1 libegl1 libglx-mesa0 \
         libegl-mesa0 xdotool imagemagick python3-numpy python3-requests python3-zstandard \
