@@ -267,6 +267,8 @@ def _environment(inherited: Mapping[str, str], paths: list[str], online: bool) -
         "PYTHONUTF8": "1",
         # `python -m` would otherwise import from the working folder first.
         "PYTHONSAFEPATH": "1",
+        # Threads that wait leave the cores to Blender instead of spinning on them.
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
     if not online:
         env |= {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
