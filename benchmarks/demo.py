@@ -51,14 +51,19 @@ def main() -> int:
     place.add_camera(bpy.context, collection)
     _prepare_render(scene, arguments.samples)
     blend = out / f"{panorama.stem}.blend"
-    bpy.ops.wm.save_as_mainfile(filepath=str(blend), relative_remap=False)
-    bpy.ops.file.make_paths_relative()
-    bpy.ops.wm.save_mainfile()
+    bpy.context.preferences.filepaths.save_version = 0
+    with extension.quiet():
+        bpy.ops.wm.save_as_mainfile(filepath=str(blend), compress=True)
+        # Only a file that has a place of its own can name others relative to it.
+        bpy.ops.file.make_paths_relative()
+        bpy.ops.wm.save_mainfile()
     print(f"Saved {blend}", flush=True)
 
     for picture in _pictures(bpy, place, collection):
+        print(f"Rendering {out / picture}.png", flush=True)
         scene.render.filepath = str(out / f"{picture}.png")
-        bpy.ops.render.render(write_still=True)
+        with extension.quiet():
+            bpy.ops.render.render(write_still=True)
     return 0
 
 

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The repository as an enabled extension, in a Blender profile that goes when the process ends."""
+"""The repository as an enabled extension in a profile of its own, and a Blender that is quiet."""
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -30,3 +33,17 @@ def enable() -> ModuleType:
 
     bpy.ops.preferences.addon_enable(module=MODULE)
     return bpy
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Send what Blender prints on standard output to nowhere."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    with open(os.devnull, "w") as sink:
+        os.dup2(sink.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)

@@ -310,12 +310,27 @@ def _background(
     points = _key_rays(used, rows) / disparity[:, None]
     taken = owner[used] >= 0
     points[taken] = vertices[owner[used[taken]]]
+    points *= _behind(points, own, cells, surface)[:, None]
     position, lookup_cells = _mirror(grid, cells, planes, seeds, outward)
     lookup = np.stack(
         [np.bincount(own.ravel(), weights=position[..., k].ravel()) for k in range(3)], axis=-1
     )
     lookup = _unit(lookup) * np.sqrt(_dot(points, points))[:, None]
     return points, lookup, own + len(vertices), cells, lookup_cells
+
+
+def _behind(
+    points: np.ndarray, own: np.ndarray, cells: np.ndarray, surface: tuple[np.ndarray, ...]
+) -> np.ndarray:
+    """(V,) factors that move background vertices just behind the visible corners they share a
+    direction with: where both surfaces are extrapolated to an edge, they may cross."""
+    vertices, _, corners, surface_cells, _ = surface
+    row_of = np.zeros(surface_cells.max(initial=0) + 1, int)
+    row_of[surface_cells] = np.arange(len(surface_cells))
+    distance = np.sqrt(_dot(vertices, vertices))
+    front = np.zeros(len(points), np.float32)
+    np.maximum.at(front, own, distance[corners[row_of[cells]]])
+    return np.maximum(1.0, 1.005 * front / np.sqrt(_dot(points, points)))
 
 
 def _grow(

@@ -200,14 +200,17 @@ def finish_adjusting(collection: bpy.types.Collection, *, apply: bool) -> None:
 
 
 def _show_objects(collection: bpy.types.Collection) -> None:
-    """Hide what the stand-in replaces, and the panes where outside light has to come in."""
+    """Hide what the stand-in replaces, and let light through the panes when relit."""
     built = _built(collection)
     for key in ("surface", "hull", "panes"):
         if key in built:
-            hidden = "preview" in built or (
-                key == "panes" and settings_of(collection).mode == RELIGHT
-            )
-            built[key].hide_viewport = built[key].hide_render = hidden
+            built[key].hide_viewport = built[key].hide_render = "preview" in built
+    if "panes" in built:
+        # The camera goes on seeing the photographed sky: beyond it is the whole panorama, which
+        # shows the room again wherever one looks from another place.
+        solid = settings_of(collection).mode == ORIGINAL
+        for ray in ("diffuse", "glossy", "transmission", "volume_scatter", "shadow"):
+            setattr(built["panes"], f"visible_{ray}", solid)
 
 
 def show_map(collection: bpy.types.Collection, name: str | None) -> None:
