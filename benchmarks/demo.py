@@ -56,7 +56,7 @@ def main() -> int:
         bpy.ops.wm.save_as_mainfile(filepath=str(blend), compress=True)
         # Only a file that has a place of its own can name others relative to it.
         bpy.ops.file.make_paths_relative()
-        bpy.ops.wm.save_mainfile()
+        bpy.ops.wm.save_mainfile(compress=True)
     print(f"Saved {blend}", flush=True)
 
     for picture in _pictures(bpy, place, collection):
@@ -97,8 +97,8 @@ def _pictures(bpy, place, collection):
     azimuth, free = _open_direction(place, collection)
     ahead = np.array([math.cos(azimuth), math.sin(azimuth), 0.0])
     left = np.array([-ahead[1], ahead[0], 0.0])
-    camera.data.lens = 16.0
-    camera.rotation_euler = (math.radians(82), 0.0, azimuth - math.pi / 2)
+    camera.data.lens = 14.0
+    camera.rotation_euler = (math.radians(72), 0.0, azimuth - math.pi / 2)
 
     place.set_mode(collection, place.ORIGINAL)
     yield "original"
