@@ -15,7 +15,7 @@ import numpy as np
 
 from . import __version__, checks, engines, images, maps
 from .errors import Cancelled, OmnixError
-from .panorama import clean, emitters, frames, metric, resample, smooth, tonemap
+from .panorama import clean, emitters, frames, metric, regions, resample, smooth, tonemap
 
 if TYPE_CHECKING:
     from .engines.base import Engine, Prediction
@@ -29,6 +29,10 @@ _CHECK_HEIGHT = 512
 # Where the wait is spent, as the fraction of the whole at which each stage ends. Prediction
 # dominates with the slow engine, saving with the fast one; these serve both.
 _READ, _PREDICTED, _SAVED = 0.05, 0.6, 0.98
+
+# Probabilities of sky: what a region must reach somewhere, and what is left of one that does not.
+_CERTAIN_SKY = 0.9
+_NO_SKY = 0.4
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ def extract(
             stages.cancelled,
             settings.seed,
         )
+        _keep_certain_sky(prediction)
         _flatten(prediction)
         factor, note = _metric_factor(prediction, settings.camera_height)
         notes += note
@@ -179,6 +184,18 @@ def _wanted(requested: Collection[str], engine: Engine) -> tuple[str, ...]:
             "choose another engine."
         )
     return tuple(name for name in maps.REQUESTABLE if name in requested and name in engine.makes)
+
+
+def _keep_certain_sky(prediction: Prediction) -> None:
+    """Take a region for sky only if the engine is certain of some of it.
+
+    Of real sky it is, somewhere in the middle; a bright curtain is likely sky all over and certain
+    nowhere, and a hole in a wall is the worse mistake.
+    """
+    chance = prediction.get("sky")
+    if chance is not None:
+        kept = regions.connected(chance > _CERTAIN_SKY, chance > 0.5)
+        prediction["sky"] = np.where(kept, chance, np.minimum(chance, _NO_SKY))
 
 
 def _flatten(prediction: Prediction) -> None:

@@ -73,6 +73,21 @@ def test_sky_is_stored_as_the_contract_says(tmp_path, source):
     assert np.abs(loaded["normal"] + frames.directions(128, 256))[sky].max() < 2e-3
 
 
+def test_a_bright_curtain_is_no_hole(tmp_path, source):
+    class Unsure(BoxRoomEngine):
+        def predict(self, *args, **kwargs):
+            room = super().predict(*args, **kwargs)
+            room["sky"][20:30, 40:60] = 0.8
+            room["sky"][:10] = 0.8
+            room["sky"][2:6, 30:40] = 0.95
+            return room
+
+    extract(source, tmp_path / "out", Settings(), engine=Unsure())
+    depth = maps.load(tmp_path / "out")["depth"]
+    assert (depth[:18] == 0).all()
+    assert (depth[36:] > 0).all()
+
+
 def test_a_smaller_size_and_fewer_maps(tmp_path, source):
     report = run(source, tmp_path / "out", size=128, maps=("albedo", "depth"))
     assert report["size"] == [128, 64]
