@@ -17,7 +17,7 @@ from ...adapters.effect import Effect, effects, require
 from ...adapters.header import sha256
 from ...adapters.inject import activate, inject
 from ...errors import Cancelled, OmnixError
-from ...panorama import frames, resample
+from ...panorama import frames, planes, resample
 from ..base import Prediction
 from .network import STRIDE, TASKS, CompactNetwork, adapted_modules
 
@@ -118,6 +118,8 @@ class CompactEngine:
                     features = self.network.encode(seen)
                 activate(self.network, task)
                 result |= finish(self.network.decode(features, task, seen))
+        if "normal" in result:
+            result["normal"] = planes.snap_normals(result["normal"], result["depth"], result["sky"])
         progress(_STAGES[tasks[-1]], 1.0)
         return result
 
