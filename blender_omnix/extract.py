@@ -163,6 +163,12 @@ def _read(file: Path, settings: Settings) -> tuple[images.Panorama, np.ndarray, 
     """The source, its repaired linear radiance at the size of the maps, and notes on it."""
     source = images.read_panorama(file, settings.size or maps.MAX_WIDTH)
     notes = list(source.notes)
+    if not settings.size and source.width > maps.MAX_WIDTH:
+        height, width = source.pixels.shape[:2]
+        notes.append(
+            f"The image is {source.width} x {source.height}; its maps are {width} x {height}, the "
+            "largest that are made."
+        )
     if settings.size > source.width:
         notes.append(
             f"The image is {source.width} wide; maps are not made larger than their source."

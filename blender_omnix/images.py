@@ -58,11 +58,6 @@ def read_panorama(path: Path | str, max_width: int = maps.MAX_WIDTH) -> Panorama
             notes.append("The image is grey; its three colour channels were taken as equal.")
         if spec.alpha_channel >= 0:
             notes.append("The image has an alpha channel, which was ignored.")
-        if spec.width > max_width:
-            notes.append(
-                f"The image is {spec.width} x {spec.height}; it was reduced to "
-                f"{2 * height} x {height}."
-            )
         pixels = _read_colour(source, path, spec, height)
     finally:
         source.close()

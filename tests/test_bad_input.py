@@ -363,7 +363,7 @@ def test_16384_pixels_are_capped_at_8192_within_4_gb(tmp_path):
     report = maps.read_report(tmp_path / "set")
     assert report["source"]["size"] == [16384, 8192]
     assert report["size"] == [8192, 4096]
-    assert any("reduced to 8192 x 4096" in warning for warning in report["warnings"])
+    assert any("maps are 8192 x 4096" in warning for warning in report["warnings"])
     assert report["memory_mb"] < 4096
     depth = maps.load(tmp_path / "set", ("depth",))["depth"]
     assert depth.shape == (4096, 8192)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests import box_room
+from tests.test_host_source import make_world
 
 pytestmark = pytest.mark.blender
 
@@ -112,29 +113,40 @@ def test_the_tone_mapped_panorama_stands_in_for_a_lost_source(blender, build, ro
     assert np.median(np.abs(seen - wanted)) < 0.02
 
 
-def test_the_place_lines_up_with_a_turned_world(blender, build, room_folder):
-    made = box_room.room(64)
-    image = blender.data.images.new("hdri", 128, 64, float_buffer=True)
-    image.colorspace_settings.name = "Linear Rec.709"
-    rgba = np.ones((64, 128, 4), np.float32)
-    rgba[..., :3] = np.minimum(box_room.radiance(made), 1.0)[::-1]
-    image.pixels.foreach_set(rgba.ravel())
-    world = blender.data.worlds.new("turned")
-    blender.context.scene.world = world
-    if blender.app.version < (5, 0):
-        world.use_nodes = True
-    nodes, links = world.node_tree.nodes, world.node_tree.links
-    coordinates, mapping = nodes.new("ShaderNodeTexCoord"), nodes.new("ShaderNodeMapping")
-    environment = nodes.new("ShaderNodeTexEnvironment")
-    environment.image = image
-    links.new(coordinates.outputs["Generated"], mapping.inputs["Vector"])
-    links.new(mapping.outputs["Vector"], environment.inputs["Vector"])
-    background = next(node for node in nodes if node.bl_idname == "ShaderNodeBackground")
-    links.new(environment.outputs["Color"], background.inputs["Color"])
-    rotation = (math.radians(20), math.radians(-10), math.radians(70))
-    mapping.inputs["Rotation"].default_value = rotation
+@pytest.fixture
+def showing(blender, host):
+    """A function that makes a world which shows the room; its image and its nodes."""
 
-    collection = make(blender, build, room_folder, mode="ORIGINAL", rotation=rotation, source=image)
+    def make_showing():
+        image = blender.data.images.new("hdri", 128, 64, float_buffer=True)
+        image.colorspace_settings.name = "Linear Rec.709"
+        rgba = np.ones((64, 128, 4), np.float32)
+        rgba[..., :3] = np.minimum(box_room.radiance(box_room.room(64)), 1.0)[::-1]
+        image.pixels.foreach_set(rgba.ravel())
+        return image, make_world(blender, image)[1]
+
+    return make_showing
+
+
+@pytest.fixture
+def follow(blender, build, host):
+    """Let a place follow the scene's world."""
+    showing = host("source").showing
+    return lambda place: build.place.follow_world(place, showing(blender.context.scene.world))
+
+
+@pytest.mark.parametrize("kind", ["POINT", "TEXTURE"])
+def test_the_place_lines_up_with_a_world_that_is_turned_later(
+    blender, build, room_folder, showing, follow, kind
+):
+    image, nodes = showing()
+    nodes["mapping"].vector_type = kind
+    nodes["mapping"].inputs["Rotation"].default_value = (0.1, 0.2, 0.3)
+    collection = make(blender, build, room_folder, mode="ORIGINAL", source=image)
+    follow(collection)
+    rotation = (math.radians(20), math.radians(-10), math.radians(70))
+    nodes["mapping"].inputs["Rotation"].default_value = rotation
+    nodes["background"].inputs["Strength"].default_value = 1.5
     camera = blender.data.objects.new("camera", blender.data.cameras.new("camera"))
     blender.context.scene.collection.objects.link(camera)
     camera.location = (0.0, 0.0, 1.6)
@@ -147,6 +159,60 @@ def test_the_place_lines_up_with_a_turned_world(blender, build, room_folder):
     sky = render(blender, 16)
     assert sky.std() > 0.03
     assert np.abs(dome - sky).mean() < 0.01
+
+
+def turn_of(blender, build, collection) -> np.ndarray:
+    """Where a place is turned to, once the drivers have run."""
+    blender.context.view_layer.update()
+    return np.array(build.place.part(collection, "root").matrix_world.to_3x3().normalized())
+
+
+def test_a_place_follows_its_world_after_saving_and_loading(
+    blender, build, room_folder, showing, follow, tmp_path
+):
+    from mathutils import Euler
+
+    image, nodes = showing()
+    image.pack()
+    nodes["background"].inputs["Strength"].default_value = 2.0
+    follow(make(blender, build, room_folder, source=image))
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
+    blender.ops.wm.open_mainfile(filepath=str(tmp_path / "place.blend"), use_scripts=False)
+
+    collection = build.find("room")
+    assert build.place.is_following(collection)
+    assert build.place.control(collection, "Strength").default_value == pytest.approx(2.0)
+    nodes = blender.data.worlds["World"].node_tree.nodes
+    turn = (0.3, -0.5, 1.1)
+    nodes["Mapping"].inputs["Rotation"].default_value = turn
+    nodes["Background"].inputs["Strength"].default_value = 0.5
+    turned = turn_of(blender, build, collection)
+    np.testing.assert_allclose(turned, np.array(Euler(turn).to_matrix()).T, atol=1e-6)
+    assert build.place.control(collection, "Strength").default_value == pytest.approx(0.5)
+    # A node that is gone leaves the place as it was when it began to follow.
+    nodes.remove(nodes["Background"])
+    turn_of(blender, build, collection)
+    assert build.place.control(collection, "Strength").default_value == pytest.approx(2.0)
+
+
+def test_a_place_that_was_told_not_to_follows_no_more(blender, build, room_folder, showing, follow):
+    _image, nodes = showing()
+    collection = make(blender, build, room_folder)
+    follow(collection)
+    nodes["mapping"].inputs["Rotation"].default_value = (0.0, 0.0, 1.0)
+    nodes["background"].inputs["Strength"].default_value = 3.0
+    turned = turn_of(blender, build, collection)
+    blender.ops.omnix.follow_world(follow=False)
+    assert not build.place.is_following(collection)
+    nodes["mapping"].inputs["Rotation"].default_value = (0.5, 0.0, 0.0)
+    nodes["background"].inputs["Strength"].default_value = 1.0
+    # Nor does a new extraction make it follow again.
+    blender.ops.omnix.load_maps(directory=str(room_folder), name="room", world="World")
+    np.testing.assert_array_equal(turn_of(blender, build, collection), turned)
+    assert build.place.control(collection, "Strength").default_value == 3.0
+    blender.ops.omnix.follow_world()
+    assert build.place.control(collection, "Strength").default_value == 1.0
+    assert np.abs(turn_of(blender, build, collection) - turned).max() > 0.1
 
 
 def test_outside_light_enters_a_closed_room_through_the_window_alone(blender, build, tmp_path):

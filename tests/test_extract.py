@@ -91,6 +91,7 @@ def test_a_bright_curtain_is_no_hole(tmp_path, source):
 def test_a_smaller_size_and_fewer_maps(tmp_path, source):
     report = run(source, tmp_path / "out", size=128, maps=("albedo", "depth"))
     assert report["size"] == [128, 64]
+    assert not any("128 x 64" in warning for warning in report["warnings"])
     assert set(maps.load(tmp_path / "out")) == {"albedo", "depth", "panorama"}
 
 

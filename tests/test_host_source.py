@@ -169,8 +169,12 @@ def test_strength_and_name_come_along(blender, source):
     world, nodes = make_world(blender, generated(blender, "Hall.exr"))
     nodes["background"].inputs["Strength"].default_value = 2.5
     found = source.from_world(world)
-    assert (found.strength, found.name, found.image) == (2.5, "Hall", "Hall.exr")
+    assert (found.name, found.image, found.world) == ("Hall", "Hall.exr", "World")
     assert found.notes == ()
+    shown = source.showing(world)
+    assert shown.strength == 2.5
+    assert shown.strengthened_by.owner == world
+    assert world.path_resolve(shown.strengthened_by.path) == 2.5
 
 
 def test_the_texture_is_found_through_mixes_reroutes_and_groups(blender, source):
@@ -190,8 +194,8 @@ def test_the_texture_is_found_through_mixes_reroutes_and_groups(blender, source)
     tree.links.new(nodes["background"].outputs[0], mix.inputs[1])
     tree.links.new(mix.outputs[0], nodes["output"].inputs["Surface"])
     nodes["background"].inputs["Strength"].default_value = 3.0
-    found = source.from_world(world)
-    assert (found.name, found.strength) == ("Grouped", 3.0)
+    assert source.from_world(world).name == "Grouped"
+    assert source.showing(world).strength == 3.0
 
 
 @pytest.mark.parametrize("kind", ["POINT", "TEXTURE", "VECTOR", "NORMAL"])
@@ -205,9 +209,9 @@ def test_the_rotation_is_the_one_that_is_seen(blender, source, tmp_path, kind):
     nodes["mapping"].vector_type = kind
     nodes["mapping"].inputs["Rotation"].default_value = TURN
     nodes["texture"].interpolation = "Closest"
-    found = source.from_world(world)
-    found.scratch.cleanup()
+    found = source.showing(world)
     assert not found.notes
+    assert found.turned_by.inverse == (kind == "TEXTURE")
 
     seen = 2.0 * render_panorama(blender, tmp_path / "seen.exr", 32) - 1.0
     turn = np.array(Euler(found.rotation, "XYZ").to_matrix())
@@ -254,9 +258,17 @@ def test_mappings_in_a_row_are_followed(blender, source):
     world.node_tree.links.new(second.outputs[0], nodes["texture"].inputs["Vector"])
     nodes["mapping"].inputs["Rotation"].default_value = (0.4, 0.0, 0.0)
     second.inputs["Rotation"].default_value = (0.0, 0.0, 1.0)
-    turn = Euler(source.from_world(world).rotation).to_matrix()
+    found = source.showing(world)
+    turn = Euler(found.rotation).to_matrix()
     both = Euler((0.0, 0.0, 1.0)).to_matrix() @ Euler((0.4, 0.0, 0.0)).to_matrix()
     np.testing.assert_allclose(turn, both, atol=1e-6)
+    assert found.turned_by is None
+    (note,) = found.notes
+    assert "Mapping and Mapping.001" in note or "Mapping.001 and Mapping" in note
+    nodes["mapping"].mute = True
+    found = source.showing(world)
+    assert second.name in found.turned_by.path
+    assert not found.notes
 
 
 def test_what_cannot_be_followed_is_said(blender, source):
@@ -267,7 +279,10 @@ def test_what_cannot_be_followed_is_said(blender, source):
     value = world.node_tree.nodes.new("ShaderNodeValue")
     world.node_tree.links.new(value.outputs[0], nodes["background"].inputs["Strength"])
     world.node_tree.links.new(value.outputs[0], nodes["mapping"].inputs["Rotation"])
-    assert len(source.from_world(world).notes) == 3
+    found = source.showing(world)
+    assert len(found.notes) == 3
+    assert found.turned_by is None
+    assert found.strengthened_by is None
     noise = world.node_tree.nodes.new("ShaderNodeVectorMath")
     world.node_tree.links.new(noise.outputs[0], nodes["texture"].inputs["Vector"])
     assert any("Vector Math" in note for note in source.from_world(world).notes)

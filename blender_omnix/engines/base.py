@@ -32,9 +32,11 @@ class Engine(Protocol):
     makes: frozenset[str]
 
     def load(self, progress: Progress) -> None:
-        """Read weights and adapters, inject and verify. Does nothing when already loaded.
+        """Read what stays in memory between jobs and check it. Does nothing when already loaded.
 
-        Raises OmnixError naming the file that is missing, altered or does not fit.
+        Every adapter is injected and verified here, or, by an engine too large to hold them all,
+        in `predict` before its first use. Raises OmnixError naming the file that is missing,
+        altered or does not fit.
         """
 
     def unload(self) -> None:
@@ -56,4 +58,4 @@ class Engine(Protocol):
         """
 
     def adapters(self) -> list[dict[str, Any]]:
-        """The report's `adapters` entries, one per injected adapter, once loaded."""
+        """The report's `adapters` entries, one per adapter injected so far."""

@@ -227,8 +227,7 @@ def _apply(ended: job.Job) -> None:
         directory=str(ended.folder),
         name=ended.source.name,
         image=ended.source.image,
-        rotation=ended.source.rotation,
-        strength=ended.source.strength,
+        world=ended.source.world,
         camera_height=ended.camera_height,
         build=ended.build,
     )
@@ -257,17 +256,9 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
         description="Image that holds the panorama. Empty takes the one that the maps came from",
         options={"SKIP_SAVE"},
     )
-    rotation: bpy.props.FloatVectorProperty(
-        name="Rotation",
-        description="Rotation of the panorama, as in the Mapping node of a world that shows it",
-        subtype="EULER",
-        options={"SKIP_SAVE"},
-    )
-    strength: bpy.props.FloatProperty(
-        name="Strength",
-        description="Factor on the panorama's light",
-        default=1.0,
-        min=0.0,
+    world: bpy.props.StringProperty(
+        name="World",
+        description="World that shows the panorama; the place turns and brightens with it",
         options={"SKIP_SAVE"},
     )
     camera_height: properties.camera_height_property("SKIP_SAVE")
@@ -283,23 +274,27 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
         try:
             maps.read_report(folder)
             if self.build:
-                # Imports numpy, for which enabling the add-on should not wait.
-                from . import build
-
-                build.build_place(
-                    context,
-                    folder,
-                    name=self.name or folder.name,
-                    rotation=self.rotation,
-                    strength=self.strength,
-                    camera_height=self.camera_height,
-                    source=bpy.data.images.get(self.image),
-                )
+                self._build(context, folder)
         except OmnixError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
         context.scene.omnix.folder = str(folder)
         return {"FINISHED"}
+
+    def _build(self, context: bpy.types.Context, folder: Path) -> None:
+        # Imports numpy, for which enabling the add-on should not wait.
+        from .build import build_place, place
+
+        collection = build_place(
+            context,
+            folder,
+            name=self.name or folder.name,
+            camera_height=self.camera_height,
+            source=bpy.data.images.get(self.image),
+        )
+        world = bpy.data.worlds.get(self.world)
+        if world is not None and place.may_follow(collection):
+            place.follow_world(collection, source.showing(world))
 
 
 class OMNIX_OT_cancel(bpy.types.Operator):

@@ -173,6 +173,33 @@ class OMNIX_OT_rebuild_place(_PlaceOperator, bpy.types.Operator):
         place.rebuild(collection, **changes)
 
 
+class OMNIX_OT_use_place(_PlaceOperator, bpy.types.Operator):
+    """Let the place catch shadows alone, or let what falls collide with it"""
+
+    bl_idname = "omnix.use_place"
+    bl_label = "Use Place"
+
+    shadow_catcher: bpy.props.BoolProperty(
+        name="Shadow Catcher",
+        description="Cycles shows nothing of the place but the shadows that objects cast on it, "
+        "for compositing; with Relight, and with Transparent in the film settings",
+        options={"SKIP_SAVE"},
+    )
+    collision: bpy.props.BoolProperty(
+        name="Collision",
+        description="Cloth, soft bodies and particles collide with the place",
+        options={"SKIP_SAVE"},
+    )
+
+    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
+        from .build import place
+
+        if self.properties.is_property_set("shadow_catcher"):
+            place.set_shadow_catcher(collection, self.shadow_catcher)
+        if self.properties.is_property_set("collision"):
+            place.set_collision(collection, self.collision)
+
+
 class OMNIX_OT_set_scale(_PlaceOperator, bpy.types.Operator):
     """Give the place its true size by a distance that is known"""
 
@@ -210,16 +237,25 @@ class OMNIX_OT_set_scale(_PlaceOperator, bpy.types.Operator):
 
 
 class OMNIX_OT_follow_world(_PlaceOperator, bpy.types.Operator):
-    """Take over the rotation and strength that the scene's world has now"""
+    """Turn and brighten the place whenever the scene's world does, or leave it as it is now"""
 
     bl_idname = "omnix.follow_world"
     bl_label = "Follow World"
 
+    follow: bpy.props.BoolProperty(
+        name="Follow", description="Whether the place follows the scene's world", default=True
+    )
+
     def change(self, context: bpy.types.Context, collection: bpy.types.Collection) -> None:
         from .build import place
 
-        world = source.from_world(context.scene.world)
-        place.follow_world(collection, world.rotation, world.strength)
+        if not self.follow:
+            place.stop_following(collection)
+            return
+        showing = source.showing(context.scene.world)
+        place.follow_world(collection, showing)
+        for note in showing.notes:
+            self.report({"WARNING"}, note)
 
 
 class OMNIX_OT_show_map(_PlaceOperator, bpy.types.Operator):
@@ -334,6 +370,7 @@ CLASSES = (
     OMNIX_OT_apply_geometry,
     OMNIX_OT_keep_geometry,
     OMNIX_OT_rebuild_place,
+    OMNIX_OT_use_place,
     OMNIX_OT_set_scale,
     OMNIX_OT_follow_world,
     OMNIX_OT_show_map,

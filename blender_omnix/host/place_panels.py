@@ -44,7 +44,8 @@ class OMNIX_PT_place(_PlacePanel, bpy.types.Panel):
                 column.prop(socket, "default_value", text=label)
         row = layout.row(align=True)
         row.operator("omnix.add_camera", icon="CAMERA_DATA")
-        row.operator("omnix.follow_world", icon="WORLD")
+        following = place.is_following(collection)
+        row.operator("omnix.follow_world", icon="WORLD", depress=following).follow = not following
 
 
 class OMNIX_PT_place_geometry(_PlacePanel, bpy.types.Panel):
@@ -71,9 +72,12 @@ class OMNIX_PT_place_geometry(_PlacePanel, bpy.types.Panel):
             row = layout.row(align=True)
             row.operator("omnix.apply_geometry", icon="CHECKMARK")
             row.operator("omnix.keep_geometry", text="", icon="X")
-        surface = place.part(collection, "surface")
-        if surface is not None:
-            layout.prop(surface, "is_shadow_catcher")
+        row = layout.row(align=True)
+        catches, collides = place.is_shadow_catcher(collection), place.has_collision(collection)
+        row.operator(
+            "omnix.use_place", text="Shadow Catcher", depress=catches
+        ).shadow_catcher = not catches
+        row.operator("omnix.use_place", text="Collision", depress=collides).collision = not collides
         layout.operator("omnix.set_scale", icon="DRIVER_DISTANCE")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where the panorama comes from: a file for the worker, and how the world turns it."""
+"""Where the panorama comes from: a file for the worker, and how a world shows it."""
 
 from __future__ import annotations
 
@@ -22,19 +22,47 @@ class Source:
     """A panorama as the worker and the builder need it.
 
     `file` is what the worker reads. `name` names the folder and what is built. `image` is the name
-    of the datablock that holds the panorama, '' where it came from a file. `rotation` (Euler XYZ,
-    radians) is what a Mapping node of type Point would say: the turn from the direction seen to
-    the one looked up. `strength` scales the radiance. `scratch` is the folder to remove after the
-    job where `file` was written for it, else None.
+    of the datablock that holds the panorama, '' where it came from a file, and `world` that of the
+    world that shows it, '' where none was asked. `scratch` is the folder to remove after the job
+    where `file` was written for it, else None.
     """
 
     file: Path
     name: str
     image: str = ""
-    rotation: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    strength: float = 1.0
+    world: str = ""
     notes: tuple[str, ...] = ()
     scratch: tempfile.TemporaryDirectory | None = None
+
+
+@dataclass(frozen=True)
+class Dial:
+    """The value of a node's input, as a driver's variable points at it: `owner` and `path`.
+
+    `inverse`: what is typed turns the picture, as in a Mapping node of type Texture, not the
+    direction that is looked up.
+    """
+
+    owner: bpy.types.ID
+    path: str
+    inverse: bool = False
+
+
+@dataclass(frozen=True)
+class Showing:
+    """How a world shows its panorama.
+
+    `rotation` (Euler XYZ, radians) is what a Mapping node of type Point would say: the turn from
+    the direction seen to the one looked up. `strength` scales the radiance. `turned_by` and
+    `strengthened_by` are the single inputs that set them, None where there is none or where several
+    act together: then there is nothing that could be followed.
+    """
+
+    rotation: tuple[float, float, float]
+    strength: float
+    turned_by: Dial | None
+    strengthened_by: Dial | None
+    notes: tuple[str, ...]
 
 
 def from_choices(scene: bpy.types.Scene) -> Source:
@@ -89,39 +117,45 @@ _KINDS = {
 
 
 def from_world(world: bpy.types.World | None) -> Source:
-    """The environment texture that the world shows, with its rotation and strength.
+    """The panorama in the environment texture that the world shows.
 
     Raises OmnixError when the world shows no image.
+    """
+    *_, node = _path_to_environment(world)
+    found = from_image(node.image)
+    return replace(found, world=world.name, notes=(*found.notes, *showing(world).notes))
+
+
+def showing(world: bpy.types.World | None) -> Showing:
+    """How the world turns its panorama, and its strength. Raises OmnixError as `from_world`."""
+    *shaders, node = _path_to_environment(world)
+    rotation, turned_by, rotation_notes = _rotation(world, node)
+    strength, strengthened_by, strength_notes = _strength(world, shaders)
+    notes = (*rotation_notes, *strength_notes)
+    return Showing(rotation, strength, turned_by, strengthened_by, notes)
+
+
+def _path_to_environment(world: bpy.types.World | None) -> list[bpy.types.Node]:
+    """Nodes from the world's output upstream to the first environment texture with an image.
+
+    Raises OmnixError where there is none, or one that is not equirectangular.
     """
     advice = "give it an Environment Texture, or choose an image or a file as the source"
     if world is None:
         raise OmnixError(f"The scene has no world; {advice}.")
-    path = _path_to_environment(world)
+    # From 5.0 on a world always uses nodes, and asking warns.
+    uses_nodes = bpy.app.version >= (5, 0, 0) or world.use_nodes
+    tree = world.node_tree
+    output = (tree.get_output_node("ALL") or tree.get_output_node("CYCLES")) if uses_nodes else None
+    path = None if output is None else next(_paths(output, (), set()), None)
     if path is None:
         raise OmnixError(f"The world {world.name} has no environment image; {advice}.")
-    *shaders, node = path
-    if node.projection != "EQUIRECTANGULAR":
+    if path[-1].projection != "EQUIRECTANGULAR":
         raise OmnixError(
             f"The environment texture of the world {world.name} is a mirror ball; "
             "only equirectangular panoramas can be extracted."
         )
-    rotation, rotation_notes = _rotation(node)
-    strength, strength_notes = _strength(shaders)
-    found = from_image(node.image)
-    notes = (*found.notes, *rotation_notes, *strength_notes)
-    return replace(found, rotation=rotation, strength=strength, notes=notes)
-
-
-def _path_to_environment(world: bpy.types.World) -> list[bpy.types.Node] | None:
-    """Nodes from the world's output upstream to the first environment texture with an image."""
-    # From 5.0 on a world always uses nodes, and asking warns.
-    if bpy.app.version < (5, 0, 0) and not world.use_nodes:
-        return None
-    tree = world.node_tree
-    output = tree.get_output_node("ALL") or tree.get_output_node("CYCLES")
-    if output is None:
-        return None
-    return next(_paths(output, (), set()), None)
+    return path
 
 
 def _paths(
@@ -143,12 +177,16 @@ def _paths(
             yield from _paths(link.from_node, path, seen)
 
 
-def _rotation(node: bpy.types.Node) -> tuple[tuple[float, float, float], list[str]]:
+def _rotation(
+    world: bpy.types.World, node: bpy.types.Node
+) -> tuple[tuple[float, float, float], Dial | None, list[str]]:
     """How the nodes before an environment texture turn the direction that is looked up.
 
-    Returns Euler XYZ, and notes that name what is not a rotation and so not followed.
+    Returns Euler XYZ, the input that sets it, and notes that name what is not a rotation and so
+    not followed.
     """
     lookup = Matrix.Identity(3)
+    turning = []
     notes = []
     upstream = _linked(node.inputs["Vector"])
     while upstream is not None and upstream.bl_idname != "ShaderNodeTexCoord":
@@ -158,18 +196,37 @@ def _rotation(node: bpy.types.Node) -> tuple[tuple[float, float, float], list[st
                 "the place does not follow it."
             )
             break
-        if upstream.bl_idname == "ShaderNodeMapping":
+        if upstream.bl_idname == "ShaderNodeMapping" and not upstream.mute:
             turn, turn_notes = _mapping(upstream)
             lookup = lookup @ turn
+            turning.append(upstream)
             notes += turn_notes
         upstream = _linked(upstream.inputs[0])
-    return tuple(lookup.to_euler("XYZ")), notes
+    turned_by = None
+    if len(turning) > 1:
+        names = " and ".join(mapping.name for mapping in turning)
+        notes.append(
+            f"The world's nodes {names} turn the panorama together; "
+            "the place has their rotation, and does not follow when it changes."
+        )
+    elif turning and not turning[0].inputs["Rotation"].is_linked:
+        (mapping,) = turning
+        inverse = mapping.vector_type == "TEXTURE"
+        turned_by = _dial(world, mapping.inputs["Rotation"], inverse=inverse)
+    return tuple(lookup.to_euler("XYZ")), turned_by, notes
+
+
+def _dial(world: bpy.types.World, socket: bpy.types.NodeSocket, *, inverse: bool = False) -> Dial:
+    """The value of an unlinked input of the world's nodes, or of a group among them."""
+    tree, path = socket.id_data, socket.path_from_id("default_value")
+    if tree == world.node_tree:
+        # The world's own nodes belong to it; a driver cannot point at their tree.
+        return Dial(world, f"node_tree.{path}", inverse)
+    return Dial(tree, path, inverse)
 
 
 def _mapping(node: bpy.types.Node) -> tuple[Matrix, list[str]]:
     """The rotation that a Mapping node applies to the lookup, and notes on what else it does."""
-    if node.mute:
-        return Matrix.Identity(3), []
     notes = []
     scale = node.inputs["Scale"].default_value
     scaled = max(abs(s - scale[0]) for s in scale) > _TOLERANCE or scale[0] <= 0
@@ -196,15 +253,17 @@ def _linked(socket: bpy.types.NodeSocket) -> bpy.types.Node | None:
     return socket.links[0].from_node if socket.is_linked else None
 
 
-def _strength(shaders: list[bpy.types.Node]) -> tuple[float, list[str]]:
+def _strength(
+    world: bpy.types.World, shaders: list[bpy.types.Node]
+) -> tuple[float, Dial | None, list[str]]:
     """The strength of the Background node among the nodes downstream of the texture."""
     for node in shaders:
         if node.bl_idname == "ShaderNodeBackground":
             socket = node.inputs["Strength"]
             if socket.is_linked:
-                return 1.0, ["The strength of the world comes from other nodes; 1 was used."]
-            return socket.default_value, []
-    return 1.0, []
+                return 1.0, None, ["The strength of the world comes from other nodes; 1 was used."]
+            return socket.default_value, _dial(world, socket), []
+    return 1.0, None, []
 
 
 def _unpacked(image: bpy.types.Image, name: str) -> Source:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from mathutils import Euler, Matrix
 from ... import maps
 from ...errors import OmnixError
 from ...panorama import frames, smooth
+from ..source import Dial, Showing
 from . import geometry, images, material, mesh, preview
 
 # Custom properties of the collection: what it was built from, and the datablocks that are ours.
@@ -58,60 +59,48 @@ def build_place(
     folder: Path | str,
     *,
     name: str,
-    rotation: Sequence[float] = (0.0, 0.0, 0.0),
-    strength: float = 1.0,
     camera_height: float = 1.6,
     settings: Settings | None = None,
     source: bpy.types.Image | None = None,
 ) -> bpy.types.Collection:
-    """Build the map set in `folder` as a place; an earlier place of that name is replaced.
+    """Build the map set in `folder` as a place, or renew the place of that name.
 
-    `rotation` is the rotation of the world's Mapping node (Euler XYZ in radians, type Point) and
-    `strength` its background's strength: the place lines up with that world as seen. The viewpoint
-    lies `camera_height` metres above z = 0. `source` is the image of the panorama where it is
-    loaded already; else the file that the report names is, or failing that `panorama.png`.
+    The viewpoint of a new place lies `camera_height` metres above z = 0 and looks as the panorama
+    does: its centre is +X. A place that stands is given the new maps and geometry; where it
+    stands, its controls and what the user has done to its objects stay, and so do its `settings`
+    where none are given. `source` is the image of the panorama where it is loaded already; else
+    the file that the report names is, or failing that `panorama.png`.
 
     Raises OmnixError, with the scene unchanged, when the maps cannot be read.
     """
-    settings = settings or Settings()
+    collection = find(name)
+    if settings is None:
+        settings = Settings() if collection is None else settings_of(collection)
     textures = images.load_maps(folder, name)
     try:
         cut = _cut(textures, settings)
+        source, gain, own_source = _radiance(folder, name, textures, source)
     except OmnixError:
         _delete(textures.values())
         raise
-    source, gain, own_source = _radiance(folder, name, textures, source)
 
-    collection = find(name)
-    controls: dict[str, float] = {}
     if collection is None:
         collection = bpy.data.collections.new(f"OmniX {name}")
         context.scene.collection.children.link(collection)
+        collection[_BUILT], collection[_STATE] = {}, {}
     else:
-        controls = {label: socket.default_value for label, socket in panel_controls(collection)}
-        _delete(_built(collection).values())
-    for map_name, image in textures.items():
-        image.name = f"OmniX {name} {maps.MAPS[map_name].label}"
-    if own_source:
-        source.name = f"OmniX {name} Source"
-
-    surface = material.surface_group(
-        f"OmniX {name} Surface", {**textures, "source": source}, source_gain=gain
-    )
-    group = material.controls_group(f"OmniX {name}", surface)
-    for label, value in (controls | {"Strength": strength}).items():
-        material.control(group, label).default_value = value
-    built: dict[str, bpy.types.ID] = {
-        **{f"map_{key}": image for key, image in textures.items()},
-        **({"source": source} if own_source else {}),
-        "surface_group": surface,
-        "controls_group": group,
-        "material": material.material(f"OmniX {name}", group, lamp=False),
-        "lamp_material": material.material(f"OmniX {name} Lamps", group, lamp=True),
-        "root": _root(collection, f"OmniX {name}", rotation, camera_height),
+        finish_adjusting(collection, apply=False)
+    state = collection[_STATE].to_dict()
+    collection[_STATE] = state | {
+        "name": name,
+        "folder": str(folder),
+        "camera_height": camera_height,
+        "source_gain": gain,
+        **asdict(settings),
     }
-    collection[_BUILT] = built
-    collection[_STATE] = {"name": name, "folder": str(folder), **asdict(settings)}
+    _stand(collection, camera_height, state.get("camera_height", camera_height))
+    shown = {f"map_{key}": image for key, image in textures.items()}
+    _shade(collection, shown | ({"source": source} if own_source else {}), source)
     _place(collection, cut)
     set_mode(collection, settings.mode)
     return collection
@@ -134,20 +123,27 @@ def rebuild(collection: bpy.types.Collection, **changes: Any) -> None:
 def replace_map(collection: bpy.types.Collection, name: str, path: Path | str) -> None:
     """Let a place use the file `path` for one of its maps, and rebuild what depends on it.
 
-    Raises OmnixError, leaving the place as it is, when the file is no image.
+    A map that the place has lacked so far joins the others. Raises OmnixError, leaving the place
+    as it is, when the file is no panorama.
     """
     spec = maps.MAPS[name]
-    image = _built(collection)[f"map_{name}"]
-    trial = images.load(path, image.name, spec.colorspace)
+    built, key = _built(collection), f"map_{name}"
+    image = built.get(key)
+    trial = images.load(path, f"OmniX {name_of(collection)} {spec.label}", spec.colorspace)
     width, height = trial.size
-    _delete([trial])
     if abs(width - 2 * height) > 2:
+        _delete([trial])
         raise OmnixError(
             f"{path} is {width} x {height}; a map is twice as wide as high, so it cannot be used."
         )
-    earlier = image.filepath
-    image.filepath = str(path)
-    image.reload()
+    if image is None:
+        _shade(collection, _images(built) | {key: trial}, source_of(collection))
+        image, earlier = trial, str(path)
+    else:
+        _delete([trial])
+        earlier = image.filepath
+        image.filepath = str(path)
+        image.reload()
     if name in ("depth", "normal", "emission"):
         try:
             rebuild(collection)
@@ -175,7 +171,7 @@ def start_adjusting(collection: bpy.types.Collection) -> bpy.types.Object:
         "preview_mesh": data,
         "preview_group": group,
     }
-    _show_objects(collection)
+    _hide(built, True)
     return item
 
 
@@ -193,24 +189,16 @@ def finish_adjusting(collection: bpy.types.Collection, *, apply: bool) -> None:
         }
         rebuild(collection, detail=chosen["Detail"], jump=chosen["Jump"], fill=chosen["Fill"])
         built = _built(collection)
-    keys = [key for key in ("preview", "preview_mesh", "preview_group") if key in built]
-    _delete([built.pop(key) for key in keys])
-    collection[_BUILT] = built
-    _show_objects(collection)
+    if item is not None:
+        _delete([built.pop(key) for key in ("preview", "preview_mesh", "preview_group")])
+        collection[_BUILT] = built
+        _hide(built, False)
 
 
-def _show_objects(collection: bpy.types.Collection) -> None:
-    """Hide what the stand-in replaces, and let light through the panes when relit."""
-    built = _built(collection)
-    for key in ("surface", "hull", "panes"):
-        if key in built:
-            built[key].hide_viewport = built[key].hide_render = "preview" in built
-    if "panes" in built:
-        # The camera goes on seeing the photographed sky: beyond it is the whole panorama, which
-        # shows the room again wherever one looks from another place.
-        solid = settings_of(collection).mode == ORIGINAL
-        for ray in ("diffuse", "glossy", "transmission", "volume_scatter", "shadow"):
-            setattr(built["panes"], f"visible_{ray}", solid)
+def _hide(built: Mapping[str, bpy.types.ID], hidden: bool) -> None:
+    """Hide the meshes while the stand-in shows the geometry."""
+    for item in _shells(built):
+        item.hide_viewport = item.hide_render = hidden
 
 
 def show_map(collection: bpy.types.Collection, name: str | None) -> None:
@@ -227,12 +215,97 @@ def shown_map(collection: bpy.types.Collection) -> str | None:
     return material.shown_map(_built(collection)["surface_group"])
 
 
-def follow_world(
-    collection: bpy.types.Collection, rotation: Sequence[float], strength: float
-) -> None:
-    """Turn the place as a world turns that shows its panorama, and give it that strength."""
-    _built(collection)["root"].rotation_euler = _turn(rotation)
-    control(collection, "Strength").default_value = strength
+def follow_world(collection: bpy.types.Collection, showing: Showing) -> None:
+    """Turn the place as a world turns that shows its panorama, and give it that strength.
+
+    Drivers keep it so when the world's nodes change, in animations too, until `stop_following`.
+    What they cannot follow (see `Showing`) is taken over as it is now.
+    """
+    stop_following(collection)
+    collection[_STATE]["follow"] = True
+    root, strength = part(collection, "root"), control(collection, "Strength")
+    dial = showing.turned_by
+    # The world's nodes turn the direction that is looked up, so the picture turns the other way;
+    # the inverse of angles about X, Y, Z is their negatives about Z, Y, X.
+    order, expression = ("XYZ", "typed") if dial is not None and dial.inverse else ("ZYX", "-typed")
+    root.rotation_mode = order
+    root.rotation_euler = Euler(showing.rotation, "XYZ").to_matrix().inverted().to_euler(order)
+    if dial is not None:
+        for axis in range(3):
+            typed = root.rotation_euler[axis] * (1.0 if dial.inverse else -1.0)
+            curve = root.driver_add("rotation_euler", axis)
+            _drive(curve, replace(dial, path=f"{dial.path}[{axis}]"), expression, typed)
+    strength.default_value = showing.strength
+    if showing.strengthened_by is not None:
+        curve = strength.driver_add("default_value")
+        _drive(curve, showing.strengthened_by, "typed", showing.strength)
+
+
+def _drive(curve: bpy.types.FCurve, dial: Dial, expression: str, fallback: float) -> None:
+    """Let a property be `expression` of the dial's value, called `typed`."""
+    driver = curve.driver
+    variable = driver.variables.new()
+    variable.name = "typed"
+    target = variable.targets[0]
+    target.id_type = dial.owner.id_type
+    target.id, target.data_path = dial.owner, dial.path
+    # Else the place would fall back to zero, and be black, once the node is renamed or gone.
+    target.use_fallback_value, target.fallback_value = True, fallback
+    # So simple that Blender evaluates it without Python, also where scripts may not run.
+    driver.expression = expression
+
+
+def stop_following(collection: bpy.types.Collection) -> None:
+    """Leave rotation and strength as they are now, for the user to set."""
+    collection[_STATE]["follow"] = False
+    part(collection, "root").driver_remove("rotation_euler")
+    control(collection, "Strength").driver_remove("default_value")
+
+
+def is_following(collection: bpy.types.Collection) -> bool:
+    """True where a driver turns the place or sets its strength."""
+    built = _built(collection)
+    owners = (built[key].animation_data for key in ("root", "controls_group") if key in built)
+    return any(data is not None and data.drivers for data in owners)
+
+
+def may_follow(collection: bpy.types.Collection) -> bool:
+    """False once the user has stopped the place from following."""
+    return collection[_STATE].get("follow", True)
+
+
+def set_shadow_catcher(collection: bpy.types.Collection, on: bool) -> None:
+    """Let the place show nothing but the shadows that fall on it (Cycles, film transparent).
+
+    Hull and panes too: behind a surface that is not seen they would be.
+    """
+    for item in _shells(_built(collection)):
+        item.is_shadow_catcher = on
+
+
+def is_shadow_catcher(collection: bpy.types.Collection) -> bool:
+    surface = part(collection, "surface")
+    return surface is not None and surface.is_shadow_catcher
+
+
+def set_collision(collection: bpy.types.Collection, on: bool) -> None:
+    """Let cloth, soft bodies and particles collide with the surface, or pass through again."""
+    surface = part(collection, "surface")
+    if surface is None:
+        raise OmnixError("The surface of the place was deleted; rebuild its geometry first.")
+    if on and _collision(surface) is None:
+        surface.modifiers.new("Collision", "COLLISION")
+    elif not on and _collision(surface) is not None:
+        surface.modifiers.remove(_collision(surface))
+
+
+def has_collision(collection: bpy.types.Collection) -> bool:
+    surface = part(collection, "surface")
+    return surface is not None and _collision(surface) is not None
+
+
+def _collision(surface: bpy.types.Object) -> bpy.types.CollisionModifier | None:
+    return next((item for item in surface.modifiers if item.type == "COLLISION"), None)
 
 
 def scale(collection: bpy.types.Collection, factor: float) -> None:
@@ -248,7 +321,7 @@ def save_maps(collection: bpy.types.Collection, folder: Path) -> None:
     Raises OmnixError when `folder` holds something else or cannot be written.
     """
     maps.refuse_unless_writable(folder)
-    source = Path(bpy.path.abspath(collection[_STATE]["folder"]))
+    source = folder_of(collection)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in maps_of(collection):
@@ -326,7 +399,12 @@ def set_mode(collection: bpy.types.Collection, mode: str) -> None:
         raise ValueError(f"mode is {mode!r}, not {ORIGINAL!r} or {RELIGHT!r}")
     control(collection, "Relit").default_value = float(mode == RELIGHT)
     collection[_STATE]["mode"] = mode
-    _show_objects(collection)
+    panes = part(collection, "panes")
+    if panes is not None:
+        # Relit, light passes; but the camera goes on seeing the photographed sky: beyond it is the
+        # whole panorama, which shows the room again wherever one looks from another place.
+        for ray in ("diffuse", "glossy", "transmission", "volume_scatter", "shadow"):
+            setattr(panes, f"visible_{ray}", mode == ORIGINAL)
 
 
 def is_place(collection: bpy.types.Collection) -> bool:
@@ -365,6 +443,16 @@ def part(collection: bpy.types.Collection, key: str) -> bpy.types.ID | None:
     None where the place has no such part or the user has deleted it.
     """
     return _built(collection).get(key)
+
+
+def folder_of(collection: bpy.types.Collection) -> Path:
+    """The map set a place was built from."""
+    return Path(bpy.path.abspath(collection[_STATE]["folder"]))
+
+
+def source_of(collection: bpy.types.Collection) -> bpy.types.Image:
+    """The image of a place's original light: its panorama, or the map of what the engine saw."""
+    return _built(collection)["surface_group"].nodes["source"].image
 
 
 def control(collection: bpy.types.Collection, label: str) -> bpy.types.NodeSocket:
@@ -428,6 +516,11 @@ def _cut(textures: Mapping[str, bpy.types.Image], settings: Settings) -> _Cut:
     return _Cut(shell, hull, panes, lamps)
 
 
+def _shells(built: Mapping[str, bpy.types.ID]) -> list[bpy.types.Object]:
+    """The mesh objects of a place."""
+    return [built[key] for key in ("surface", "hull", "panes") if key in built]
+
+
 def _place(collection: bpy.types.Collection, cut: _Cut) -> None:
     """Put the geometry into the collection's meshes, making or removing objects as needed."""
     built = _built(collection)
@@ -444,12 +537,13 @@ def _place(collection: bpy.types.Collection, cut: _Cut) -> None:
             continue
         if item is None:
             data = bpy.data.meshes.new(f"{label} {key.title()}")
-            data.materials.append(built["material"])
-            data.materials.append(built["lamp_material"])
             item = bpy.data.objects.new(data.name, data)
             item.parent = built["root"]
             collection.objects.link(item)
             built |= {key: item, f"{key}_mesh": data}
+            # A hull that comes later joins in what the surface is used for.
+            item.is_shadow_catcher = built["surface"].is_shadow_catcher
+        _fill_slots(item.data.materials, built["material"], built["lamp_material"])
         mesh.fill(item.data, shell, slots)
     if cut.hull is not None:
         # It would hide everything from outside; what it does is done by its faces in a render.
@@ -459,24 +553,84 @@ def _place(collection: bpy.types.Collection, cut: _Cut) -> None:
     collection[_BUILT] = built
 
 
-def _root(
-    collection: bpy.types.Collection, name: str, rotation: Sequence[float], height: float
-) -> bpy.types.Object:
-    """The empty at the viewpoint, turned as the world is."""
-    root = bpy.data.objects.new(name, None)
+def _fill_slots(slots: bpy.types.IDMaterials, *wanted: bpy.types.Material) -> None:
+    """Give materials to the slots that are missing or empty; the user's own stay."""
+    for index, item in enumerate(wanted):
+        if index == len(slots):
+            slots.append(item)
+        elif slots[index] is None:
+            slots[index] = item
+
+
+def _stand(collection: bpy.types.Collection, height: float, earlier: float) -> None:
+    """Put an empty at the viewpoint, or lift the one there by what the height has changed."""
+    built = _built(collection)
+    root = built.get("root")
+    if root is not None:
+        root.location.z += (height - earlier) * root.scale.z
+        return
+    root = bpy.data.objects.new(f"OmniX {name_of(collection)}", None)
     collection.objects.link(root)
     root.empty_display_type, root.empty_display_size = "SPHERE", 0.1
     root.location = (0.0, 0.0, height)
-    root.rotation_euler = _turn(rotation)
-    return root
+    collection[_BUILT] = built | {"root": root}
 
 
-def _turn(rotation: Sequence[float]) -> Euler:
-    """Rotation of a place whose world has a Mapping node with `rotation`.
+def _shade(
+    collection: bpy.types.Collection,
+    shown: Mapping[str, bpy.types.Image],
+    source: bpy.types.Image,
+) -> None:
+    """Shade a place with the images `shown`, by part, which supersede those that it has.
 
-    The node turns the direction that is looked up, so the picture turns the other way.
+    `source` is the image of the original light, ours or not. The node with the controls and the
+    materials around it stay, once they are there.
     """
-    return Euler(rotation, "XYZ").to_matrix().inverted().to_euler("XYZ")
+    label = f"OmniX {name_of(collection)}"
+    textures = {key.removeprefix("map_"): shown[key] for key in shown if key.startswith("map_")}
+    surface = material.surface_group(
+        f"{label} Surface",
+        textures | {"source": source},
+        source_gain=collection[_STATE]["source_gain"],
+    )
+    made = {**shown, "surface_group": surface}
+    built = _built(collection)
+    if "controls_group" in built:
+        group, before = built["controls_group"], built["surface_group"]
+        values = {
+            socket.name: socket.default_value for socket in group.nodes[material.CONTROLS].inputs
+        }
+        if material.shown_map(before) in textures:
+            material.show_map(surface, material.shown_map(before))
+        earlier = {**_images(built), "surface_group": before}
+        built = {key: item for key, item in built.items() if key not in earlier}
+        _supersede(earlier, made)
+        for socket in group.nodes[material.CONTROLS].inputs:
+            socket.default_value = values.get(socket.name, socket.default_value)
+    else:
+        group = built["controls_group"] = material.controls_group(label, surface)
+    for key, name, lamp in (("material", label, False), ("lamp_material", f"{label} Lamps", True)):
+        if key not in built:
+            built[key] = material.material(name, group, lamp=lamp)
+    collection[_BUILT] = built | made
+
+
+def _images(built: Mapping[str, bpy.types.ID]) -> dict[str, bpy.types.Image]:
+    """The images among the datablocks of a place, by part."""
+    return {key: built[key] for key in built if key.startswith("map_") or key == "source"}
+
+
+def _supersede(earlier: Mapping[str, bpy.types.ID], made: Mapping[str, bpy.types.ID]) -> None:
+    """Delete earlier datablocks; new ones of the same key take their users and names."""
+    for key, old in earlier.items():
+        name, new = old.name, made.get(key)
+        if new == old:
+            continue
+        if new is not None:
+            old.user_remap(new)
+        _delete([old])
+        if new is not None:
+            new.name = name
 
 
 def _radiance(
