@@ -21,9 +21,10 @@ def snap_normals(normal: np.ndarray, depth: np.ndarray, sky: np.ndarray) -> np.n
 
     ``normal`` is unit, in Blender's frame; ``depth`` (h, w) Euclidean, up to scale; ``sky`` (h, w)
     a probability or mask. Most of what people build is level or upright and its walls stand at
-    right angles (Coughlan and Yuille 1999, the Manhattan world), but a predicted normal wavers by a
-    few degrees. A pixel takes the direction of a floor, a ceiling or a wall if its normal is near that
-    already and enough of the place lies in the same plane; what leans or is small keeps its own.
+    right angles (Coughlan and Yuille 1999, the Manhattan world), but a predicted normal wavers by
+    a few degrees. A pixel takes the direction of a floor, a ceiling or a wall if its normal is near
+    that already and enough of the place lies in the same plane; what leans or is small keeps its
+    own.
     """
     height, width = depth.shape
     solid = (depth > 0) & (np.asarray(sky) < 0.5)
