@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from blender_omnix import engines, images, maps
+from blender_omnix.extract import extract
 from blender_omnix.panorama import clean, emitters, lights, tonemap
 
 pytestmark = pytest.mark.blender
@@ -61,3 +63,23 @@ def test_the_sun_is_found_where_it_is(name, u, v):
     assert 0.5 - np.arctan2(y, x) / (2 * np.pi) == pytest.approx(u, abs=0.004)
     assert 0.5 - np.arcsin(z) / np.pi == pytest.approx(v, abs=0.004)
     assert np.degrees(sun.radius) < 1.0
+
+
+def test_maps_go_on_over_the_edges_however_the_panorama_is_turned(tmp_path):
+    """What meets at an edge of the picture differs no more there than where no edge runs."""
+    panorama = np.ascontiguousarray(_read("interior")[::2, ::2])
+    engine = engines.create("compact", {})
+
+    def extracted(columns: int) -> dict[str, np.ndarray]:
+        source, folder = tmp_path / f"{columns}.exr", tmp_path / str(columns)
+        images.write(source, np.ascontiguousarray(np.roll(panorama, columns, 1)), "float")
+        extract(source, folder, engine=engine)
+        return maps.load(folder)
+
+    def jump(image: np.ndarray, column: int) -> float:
+        return float(np.abs(image[:, column] - image[:, column - 1]).mean() / np.ptp(image))
+
+    plain = extracted(0)
+    for columns in (37, 350):
+        for name, turned in extracted(columns).items():
+            assert jump(turned, 0) < 2 * jump(plain[name], -columns) + 0.01, (name, columns)
