@@ -113,19 +113,14 @@ def test_the_tone_mapped_panorama_stands_in_for_a_lost_source(blender, build, ro
     assert np.median(np.abs(seen - wanted)) < 0.02
 
 
-@pytest.fixture
-def showing(blender, host):
-    """A function that makes a world which shows the room; its image and its nodes."""
-
-    def make_showing():
-        image = blender.data.images.new("hdri", 128, 64, float_buffer=True)
-        image.colorspace_settings.name = "Linear Rec.709"
-        rgba = np.ones((64, 128, 4), np.float32)
-        rgba[..., :3] = np.minimum(box_room.radiance(box_room.room(64)), 1.0)[::-1]
-        image.pixels.foreach_set(rgba.ravel())
-        return image, make_world(blender, image)[1]
-
-    return make_showing
+def show_room(blender):
+    """Let the scene's world show the room; its image and its nodes."""
+    image = blender.data.images.new("hdri", 128, 64, float_buffer=True)
+    image.colorspace_settings.name = "Linear Rec.709"
+    rgba = np.ones((64, 128, 4), np.float32)
+    rgba[..., :3] = np.minimum(box_room.radiance(box_room.room(64)), 1.0)[::-1]
+    image.pixels.foreach_set(rgba.ravel())
+    return image, make_world(blender, image)[1]
 
 
 @pytest.fixture
@@ -137,9 +132,9 @@ def follow(blender, build, host):
 
 @pytest.mark.parametrize("kind", ["POINT", "TEXTURE"])
 def test_the_place_lines_up_with_a_world_that_is_turned_later(
-    blender, build, room_folder, showing, follow, kind
+    blender, build, room_folder, follow, kind
 ):
-    image, nodes = showing()
+    image, nodes = show_room(blender)
     nodes["mapping"].vector_type = kind
     nodes["mapping"].inputs["Rotation"].default_value = (0.1, 0.2, 0.3)
     collection = make(blender, build, room_folder, mode="ORIGINAL", source=image)
@@ -168,11 +163,11 @@ def turn_of(blender, build, collection) -> np.ndarray:
 
 
 def test_a_place_follows_its_world_after_saving_and_loading(
-    blender, build, room_folder, showing, follow, tmp_path
+    blender, build, room_folder, follow, tmp_path
 ):
     from mathutils import Euler
 
-    image, nodes = showing()
+    image, nodes = show_room(blender)
     image.pack()
     nodes["background"].inputs["Strength"].default_value = 2.0
     follow(make(blender, build, room_folder, source=image))
@@ -195,8 +190,8 @@ def test_a_place_follows_its_world_after_saving_and_loading(
     assert build.place.control(collection, "Strength").default_value == pytest.approx(2.0)
 
 
-def test_a_place_that_was_told_not_to_follows_no_more(blender, build, room_folder, showing, follow):
-    _image, nodes = showing()
+def test_a_place_that_was_told_not_to_follows_no_more(blender, build, room_folder, follow):
+    _image, nodes = show_room(blender)
     collection = make(blender, build, room_folder)
     follow(collection)
     nodes["mapping"].inputs["Rotation"].default_value = (0.0, 0.0, 1.0)
@@ -250,7 +245,6 @@ def test_a_window_stays_in_its_wall_and_lets_light_in_when_relit(blender, build,
 
 def test_building_twice_replaces_only_its_own(blender, build, room_folder):
     collection = make(blender, build, room_folder)
-    build.place.control(collection, "Roughness Gain").default_value = 0.5
     mine = blender.data.objects.new("mine", None)
     collection.objects.link(mine)
     before = everything(blender)
@@ -258,7 +252,49 @@ def test_building_twice_replaces_only_its_own(blender, build, room_folder):
     assert again == collection
     assert everything(blender) == before
     assert mine.name in again.objects
-    assert build.place.control(again, "Roughness Gain").default_value == 0.5
+
+
+def test_what_the_user_has_done_to_a_place_survives_a_new_extraction(
+    blender, build, room_folder, follow
+):
+    show_room(blender)
+    collection = make(blender, build, room_folder)
+    follow(collection)
+    place = build.place
+    root, surface = place.part(collection, "root"), place.part(collection, "surface")
+    surface.name = "My Room"
+    surface.modifiers.new("Mine", "SUBSURF")
+    place.part(collection, "hull").hide_render = True
+    mine = blender.data.objects.new("mine", None)
+    mine.parent = root
+    root.location, root.scale = (5.0, 0.0, 3.2), (2.0, 2.0, 2.0)
+    camera = place.add_camera(blender.context, collection)
+    camera.location.x = 0.3
+    place.control(collection, "Roughness Gain").default_value = 0.5
+    place.control(collection, "Normal Strength").keyframe_insert("default_value")
+    animated = place.part(collection, "controls_group").animation_data.action
+    place.rebuild(collection, detail=64, jump=0.2)
+    place.show_map(collection, "normal")
+    albedo = place.part(collection, "map_albedo")
+    texture = blender.data.textures.new("mine", "IMAGE")
+    texture.image = albedo
+
+    build.build_place(blender.context, room_folder, name="room", camera_height=2.0)
+
+    assert place.part(collection, "surface") == surface
+    assert surface.name == "My Room"
+    assert "Mine" in surface.modifiers
+    assert place.part(collection, "hull").hide_render
+    assert mine.parent == root
+    # The height above the floor has grown by 0.4 m, which the user has doubled.
+    assert root.location[:] == pytest.approx((5.0, 0.0, 4.0))
+    assert camera.location.x == pytest.approx(0.3)
+    assert place.control(collection, "Roughness Gain").default_value == 0.5
+    assert place.part(collection, "controls_group").animation_data.action == animated
+    assert (place.settings_of(collection).detail, place.is_following(collection)) == (64, True)
+    assert place.shown_map(collection) == "normal"
+    assert texture.image == place.part(collection, "map_albedo")
+    assert texture.image.name == "OmniX room Albedo"
 
 
 def test_removing_leaves_the_file_as_it_was(blender, build, room_folder):
