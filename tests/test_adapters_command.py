@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -197,6 +198,41 @@ def test_nothing_to_check_is_a_sentence(capsys, tmp_path):
     code, _, err = run(capsys, "check", tmp_path / "absent.safetensors")
     assert code == 1
     assert "does not exist" in err
+
+
+def test_refusals_before_any_adapter_are_json_too(capsys, tmp_path):
+    for arguments, words in (
+        ((tmp_path,), "holds no adapters"),
+        ((ADAPTER, "--base", tmp_path), "--base wants the folder"),
+    ):
+        code, out, err = run(capsys, "check", *arguments, "--json")
+        document = json.loads(out)
+        assert (code, document["ok"], document["adapters"]) == (1, False, [])
+        assert words in document["refusals"][0]
+        assert err == document["refusals"][0] + "\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are text")
+@pytest.mark.parametrize(
+    ("arguments", "code", "out", "err"),
+    [
+        (["check", "\udcff.safetensors", "--base", MODEL], 1, r"'\udcff'", "cannot be read back"),
+        (["convert", ADAPTER, "\udcfe.safetensors", "--to", "bfl"], 0, r"'\udcfe.", ""),
+    ],
+)
+def test_a_name_that_is_no_text_is_printed_all_the_same(tmp_path, arguments, code, out, err):
+    shutil.copy(ADAPTER, tmp_path / "\udcff.safetensors")
+    done = subprocess.run(
+        [sys.executable, "-m", "blender_omnix", "adapters", *arguments],
+        capture_output=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        check=False,
+    )
+    assert done.returncode == code
+    assert out in done.stdout.decode()
+    assert err in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
 
 
 def test_two_files_for_one_place_are_refused(root):

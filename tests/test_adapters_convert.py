@@ -42,7 +42,7 @@ def foreign(layout: str, dtype: torch.dtype, alpha: float | None, rank: int = 4)
     return tensors | {f"{stem}.alpha": torch.tensor([alpha]) for stem in stems}
 
 
-ALPHAS = {"bfl": (None, 8.0), "kohya": (None, 4.0, 1.0, 3.0, 16.0, 2)}
+ALPHAS = {"bfl": (None, 8.0), "kohya": (None, 4.0, 1.0, 3.0, 16.0, -2.0, 2)}
 FOREIGN = [(form, kind, alpha) for form in ALPHAS for kind in TYPES for alpha in ALPHAS[form]]
 
 
@@ -129,6 +129,30 @@ def test_alpha_beyond_half_precision_is_stored_wider(tmp_path):
     there = changes(load_file(tmp_path / "there.safetensors"))
     for module, change in changes(source).items():
         assert torch.equal(there[module], change)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64, torch.int64])
+def test_alphas_of_any_type_and_of_each_module_come_back(tmp_path, kind):
+    source = kohya(fused(dtype=torch.bfloat16), 4.0)
+    for i, key in enumerate(key for key in source if key.endswith(".alpha")):
+        source[key] = torch.tensor(1 + i % 5, dtype=kind)
+    convert(save(tmp_path, source), tmp_path / "there.safetensors", "peft")
+    there = changes(load_file(tmp_path / "there.safetensors"))
+    for module, change in changes(source).items():
+        assert torch.allclose(there[module], change, rtol=1e-6, atol=1e-6)
+    convert(tmp_path / "there.safetensors", tmp_path / "back.safetensors", "kohya")
+    assert same_bits(load_file(tmp_path / "back.safetensors"), source)
+
+
+def test_the_widest_type_is_folded_exactly_or_not_at_all(tmp_path):
+    source = kohya(fused(dtype=torch.float64), 2.0)
+    convert(save(tmp_path, source), tmp_path / "there.safetensors", "peft")
+    there = changes(load_file(tmp_path / "there.safetensors"))
+    for module, change in changes(source).items():
+        assert torch.equal(there[module], change)
+    rounding = save(tmp_path, kohya(fused(dtype=torch.float64), 3.0))
+    with pytest.raises(OmnixError, match=r"F64 values of .* without rounding; store them as F32"):
+        convert(rounding, tmp_path / "rounded.safetensors", "peft")
 
 
 @pytest.mark.parametrize("prefix", ["", "base_model.model.", "diffusion_model."])

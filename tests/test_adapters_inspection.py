@@ -307,6 +307,11 @@ LAYOUTS: dict[str, tuple[Callable[[], Tensors], str, int]] = {
     "kohya": (lambda: kohya(fused(), 2.0), "kohya", 33),
     "kohya without alpha": (lambda: kohya(fused(), None), "kohya", 22),
     "kohya with whole alpha": (lambda: kohya(fused(), 2), "kohya", 33),
+    "kohya in bfloat16": (
+        lambda: {k: v.bfloat16() for k, v in kohya(fused(), 2.0).items()},
+        "kohya",
+        33,
+    ),
     "half precision": (lambda: {k: v.half() for k, v in good().items()}, "peft", 42),
     "bfloat16": (lambda: {k: v.bfloat16() for k, v in good().items()}, "peft", 42),
 }

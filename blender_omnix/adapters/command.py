@@ -12,8 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..errors import OmnixError
 from .check import Checked, Measure, check
-from .header import sha256
+from .header import printable, sha256
 from .inspection import PROBLEMS
 from .report import findings, table
 
@@ -86,19 +87,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    items, remarks = check(args.path, args.base, args.measure)
+    try:
+        items, remarks = check(args.path, args.base, args.measure)
+    except OmnixError as error:
+        if args.json:
+            _print_json(args, [], [str(error)])
+        raise
     refusals = [text for item in items for text in item.refusals] + [
         f"{args.path} is incomplete: {remark}." for remark in remarks
     ]
     if args.json:
-        document = {
-            "path": str(args.path),
-            "base": None if args.base is None else str(args.base),
-            "ok": not refusals,
-            "refusals": refusals,
-            "adapters": [_document(item) | {"sha256": _sha256(item)} for item in items],
-        }
-        print(json.dumps(document, indent=2))
+        _print_json(args, items, refusals)
     else:
         keys = COLUMNS | MEASURED if any(item.measured for item in items) else COLUMNS
         print(table([_row(item, keys) for item in items]))
@@ -111,11 +110,22 @@ def _check(args: argparse.Namespace) -> int:
     return 1 if refusals else 0
 
 
+def _print_json(args: argparse.Namespace, items: list[Checked], refusals: list[str]) -> None:
+    document = {
+        "path": str(args.path),
+        "base": None if args.base is None else str(args.base),
+        "ok": not refusals,
+        "refusals": refusals,
+        "adapters": [_document(item) | {"sha256": _sha256(item)} for item in items],
+    }
+    print(json.dumps(document, indent=2))
+
+
 def _convert(args: argparse.Namespace) -> int:
     from .convert import convert
 
     done = convert(args.source, args.target, args.to)
-    print(f"{args.target}: {done.source} -> {done.target}, {done.tensors} tensors")
+    print(f"{printable(str(args.target))}: {done.source} -> {done.target}, {done.tensors} tensors")
     if done.widened:
         print("The values are in a wider type: with alpha folded in, the old one would round.")
     return 0

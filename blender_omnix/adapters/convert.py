@@ -76,7 +76,7 @@ def _respelled(
     record = metadata(spelling, products)
     if spelling.format.family != "peft":
         products = split(file, products, spelling.format)
-    products = folded(products) if to == "peft" else fuse(file, products, format)
+    products = folded(file, products) if to == "peft" else fuse(file, products, format)
     # Loaders that find no alpha disagree on what it is: Kohya's files always state it.
     alphas: dict[str, tuple[str, tuple[int, ...]]] = {}
     if to == "kohya":

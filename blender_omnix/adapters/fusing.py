@@ -66,7 +66,7 @@ def fuse(file: Path, products: Products, format: Format) -> Products:
             raise OmnixError(f"{file} cannot be converted: {listing(parts)} differ in type.")
     shared = {name: _share(products, parts) for name, parts in groups.items()}
     if format.family != "kohya" or not all(shared.values()):
-        products = folded(products)
+        products = folded(file, products)
     result: Products = {}
     for name, parts in groups.items():
         pieces = [products[part] for part in parts]

@@ -89,9 +89,14 @@ def read_header(file: str | Path) -> Header:
     return Header(file, tensors, metadata)
 
 
+def printable(name: str) -> str:
+    """A name that can do no more on a terminal than be read."""
+    return name if name.isprintable() else ascii(name)
+
+
 def readable(name: str) -> str:
     """A tensor's name as a sentence may show it: a file can put anything there."""
-    name = name if name.isprintable() else ascii(name)
+    name = printable(name)
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..errors import OmnixError
@@ -105,7 +105,7 @@ def verify(model: nn.Module, name: str, inspection: Inspection) -> Injected:
             f"{len(extra)} extra ({listing(extra)})."
         )
     unequal: dict[str, None] = {}
-    with safe_open(inspection.file, "pt") as file:
+    with _reader(inspection.file) as file:
         for path, item in inspection.modules.items():
             layer = filled[path]
             a, b = _weights(layer, name)
@@ -258,6 +258,13 @@ def _tensor(inspection: Inspection, key: str, rows: tuple[int, int] | None) -> T
     if inspection.header.tensors[key].dtype == "BF16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def _reader(file: Path) -> safe_open:
+    try:
+        return safe_open(file, "pt")
+    except (SafetensorError, OSError) as error:
+        raise OmnixError(f"The adapter {file} cannot be read back ({error}).") from error
 
 
 def _weights(layer: LoraLayer, name: str) -> tuple[Tensor, Tensor]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import OmnixError
 from .values import FLOATS, flaws, narrowed, widened
 
-# Where alpha cannot be folded without rounding; float64 has nothing wider and rounds.
+# Where alpha cannot be folded without rounding; float64 has nothing wider.
 WIDER = {"F16": "F32", "BF16": "F32", "F32": "F64", "F64": "F64"}
 
 
@@ -60,14 +62,21 @@ class Product:
 Products = dict[str, Product]
 
 
-def folded(products: Products) -> Products:
+def folded(file: Path, products: Products) -> Products:
     """The same changes without alphas: alpha / rank goes into B, exactly.
 
     Where one product's type would round, all of them come back in the next wider type.
+    Raises OmnixError, naming `file`, for a product that has none.
     """
     same = {module: _fold(product, product.b.dtype) for module, product in products.items()}
-    if all(_exact(products[module], same[module]) for module in products):
+    rounded = [module for module in products if not _exact(products[module], same[module])]
+    if not rounded:
         return same
+    if widest := [module for module in rounded if products[module].b.dtype == "F64"]:
+        raise OmnixError(
+            f"{file} cannot be converted: alpha / rank does not go into the F64 values of "
+            f"{widest[0]} without rounding; store them as F32."
+        )
     return {
         module: replace(_fold(p, WIDER[p.b.dtype]), a=p.a.cast(WIDER[p.a.dtype]))
         for module, p in products.items()

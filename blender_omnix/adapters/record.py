@@ -67,7 +67,7 @@ def restored(
         back = (
             fuse(file, former, spelling.format)
             if to == "peft"
-            else folded(split(file, former, format))
+            else folded(file, split(file, former, format))
         )
         alphas = {
             module: (note["alpha_as"][0], tuple(note["alpha_as"][1]))
@@ -91,11 +91,11 @@ def _restore_fused(products: Products, notes: Mapping[str, dict], format: Format
         parts = layout.parts(Pair(module, format)) or []
         pieces = [products[part] for part in parts if not part.endswith("." + layout.MLP)]
         a, dtype = pieces[0].a.cast(note["dtypes"][0]), note["dtypes"][1]
-        b = np.concatenate([piece.b.wide() for piece in pieces])
+        scale = Product(a, a, note["alpha"]).scale
+        b = np.concatenate([piece.b.wide() for piece in pieces]) / scale
         if len(pieces) < len(parts):
             b = np.pad(b, ((0, layout.MLP_RATIO * a.data.shape[1]), (0, 0)))
-        scale = Product(a, a, note["alpha"]).scale
-        result[module] = Product(a, Matrix(dtype, narrowed(b / scale, dtype)), note["alpha"])
+        result[module] = Product(a, Matrix(dtype, narrowed(b, dtype)), note["alpha"])
     return result
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .header import sha256
+from .header import printable, sha256
 from .inspection import PROBLEMS, Inspection
 
 if TYPE_CHECKING:
@@ -102,4 +102,4 @@ def cell(value: Any) -> str:
         return "yes" if value else "NO"
     if isinstance(value, float):
         return f"{value:.3g}"
-    return str(value)
+    return printable(str(value))

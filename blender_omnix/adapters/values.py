@@ -43,7 +43,8 @@ def raw(header: Header, name: str) -> NDArray:
 def widened(array: NDArray, dtype: str) -> NDArray[np.float64]:
     """Values of a raw array of the safetensors type `dtype` as float64, exactly."""
     if dtype == "BF16":
-        return (array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        # A whole number without a type would turn a single value into 64 bits.
+        return (array.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
     return array.astype(np.float64)
 
 
