@@ -15,7 +15,7 @@ import numpy as np
 
 from . import __version__, checks, engines, images, maps
 from .errors import Cancelled, OmnixError
-from .panorama import clean, emitters, frames, metric, regions, resample, smooth, tonemap
+from .panorama import clean, emitters, frames, metric, resample, sky, smooth, tonemap
 
 if TYPE_CHECKING:
     from .engines.base import Engine, Prediction
@@ -29,10 +29,6 @@ _CHECK_HEIGHT = 512
 # Where the wait is spent, as the fraction of the whole at which each stage ends. Prediction
 # dominates with the slow engine, saving with the fast one; these serve both.
 _READ, _PREDICTED, _SAVED = 0.05, 0.6, 0.98
-
-# Probabilities of sky: what a region must reach somewhere, and what is left of one that does not.
-_CERTAIN_SKY = 0.9
-_NO_SKY = 0.4
 
 
 @dataclass(frozen=True)
@@ -129,7 +125,8 @@ def extract(
             stages.cancelled,
             settings.seed,
         )
-        _keep_certain_sky(prediction)
+        if "sky" in prediction:
+            prediction["sky"] = sky.keep_certain(prediction["sky"])
         _flatten(prediction)
         factor, note = _metric_factor(prediction, settings.camera_height)
         notes += note
@@ -192,18 +189,6 @@ def _wanted(requested: Collection[str], engine: Engine) -> tuple[str, ...]:
     return tuple(name for name in maps.REQUESTABLE if name in requested and name in engine.makes)
 
 
-def _keep_certain_sky(prediction: Prediction) -> None:
-    """Take a region for sky only if the engine is certain of some of it.
-
-    Of real sky it is, somewhere in the middle; a bright curtain is likely sky all over and certain
-    nowhere, and a hole in a wall is the worse mistake.
-    """
-    chance = prediction.get("sky")
-    if chance is not None:
-        kept = regions.connected(chance > _CERTAIN_SKY, chance > 0.5)
-        prediction["sky"] = np.where(kept, chance, np.minimum(chance, _NO_SKY))
-
-
 def _flatten(prediction: Prediction) -> None:
     """Smooth the predicted depth along the planes that the predicted normals tell of."""
     if "depth" in prediction and "normal" in prediction:
@@ -218,8 +203,9 @@ def _metric_factor(prediction: Prediction, camera_height: float) -> tuple[float,
         return 1.0, []
     depth = prediction["depth"]
     normal = prediction.get("normal")
-    sky = prediction.get("sky", np.zeros_like(depth))
-    factor, warning = metric.scale_to_camera_height(depth, normal, camera_height, sky)
+    factor, warning = metric.scale_to_camera_height(
+        depth, normal, camera_height, prediction.get("sky")
+    )
     return factor, [warning] if warning else []
 
 
@@ -243,13 +229,11 @@ def _write_maps(
 
     stages.enter("Upsampling", _PREDICTED)
     chance = prediction.get("sky")
-    sky = np.zeros((height, width), bool)
-    if chance is not None:
-        sky = resample.upsample(chance, encoded, kind="scalar") > 0.5
+    empty = np.zeros((height, width), bool) if chance is None else sky.mask(chance, encoded)
 
     stages.enter("Emission", _PREDICTED)
     radiance, glow = emitters.emission(
-        linear, encoded, sky, prediction.get("albedo"), prediction.get("normal")
+        linear, encoded, empty, prediction.get("albedo"), prediction.get("normal")
     )
     if "emission" in requested:
         write("emission", radiance, _PREDICTED)
@@ -263,7 +247,7 @@ def _write_maps(
         if name == "albedo":
             # Where the picture shows light it has no surface's detail to give.
             full += (resample.shrink(prediction[name], height, width) - full) * glow[..., None]
-        write(name, _finish(name, full, sky, factor), position)
+        write(name, _finish(name, full, empty, factor), position)
     write("panorama", encoded, _SAVED)
     return small
 
@@ -278,15 +262,15 @@ _KINDS = {
 }
 
 
-def _finish(name: str, full: np.ndarray, sky: np.ndarray, factor: float) -> np.ndarray:
-    """Ranges, units and the values that stand for sky."""
+def _finish(name: str, full: np.ndarray, empty: np.ndarray, factor: float) -> np.ndarray:
+    """Ranges, units and the values that stand for sky, which is where nothing is."""
     if name == "depth":
-        return np.where(sky, 0.0, full * np.float32(factor)).astype(np.float32, copy=False)
+        return np.where(empty, 0.0, full * np.float32(factor)).astype(np.float32, copy=False)
     if name == "normal":
-        full[sky] = -frames.directions(*sky.shape)[sky]
+        full[empty] = -frames.directions(*empty.shape)[empty]
         return full
     full = np.clip(full, 0.0, 1.0)
-    full[sky] = maps.MAPS[name].sky
+    full[empty] = maps.MAPS[name].sky
     return full
 
 
