@@ -72,7 +72,7 @@ def fake_worker(host, monkeypatch):
 
     def run(mode="quick"):
         monkeypatch.setattr(job, "WORKER", "tests.fake_worker")
-        monkeypatch.setattr(operators, "_engine_options", lambda *_: {"mode": mode})
+        monkeypatch.setattr(operators, "engine_options", lambda *_: {"mode": mode})
 
     run()
     yield run

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -186,6 +188,136 @@ def test_maps_can_be_loaded_again(blender, fake_worker, panorama, tmp_path):
         blender.ops.omnix.load_maps(directory=str(tmp_path))
 
 
+# One map again.
+
+
+@pytest.fixture
+def hall(blender, fake_worker, panorama, tmp_path, monkeypatch):
+    """The place of `panorama`, its maps in `tmp_path / "maps"`; no scratch file may stay."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    blender.ops.omnix.extract_pbr(
+        filepath=str(panorama), directory=str(tmp_path / "maps"), exposure=0.5
+    )
+    yield blender.data.collections["OmniX hall"]
+    assert list(scratch.iterdir()) == []
+
+
+def test_one_map_is_extracted_again(blender, hall, host, tmp_path):
+    place, out = host("build").place, tmp_path / "maps"
+    # The map was edited on disk, and the place has been shown a file of the user's, and another.
+    earlier, before = content(out), datablocks(blender)
+    write_varied_png(blender, out / "albedo.png")
+    mine = write_varied_png(blender, tmp_path / "mine.png")
+    blender.ops.omnix.replace_map(map="albedo", filepath=str(mine))
+    blender.ops.omnix.replace_map(map="roughness", filepath=str(mine))
+    assert blender.ops.omnix.extract_map(map="albedo") == {"FINISHED"}
+    after = content(out)
+    old, new = json.loads(earlier.pop("report.json")), json.loads(after.pop("report.json"))
+    assert after == earlier
+    renewed = new.pop("renewed")["albedo"]
+    assert new == old
+    assert renewed["settings"] == old["settings"] | {"maps": ["albedo", "normal", "depth"]}
+    assert Path(place.part(hall, "map_albedo").filepath) == out / "albedo.png"
+    assert Path(place.part(hall, "map_roughness").filepath) == mine
+    assert datablocks(blender) == before
+    written = pixels(blender, out / "albedo.png")
+    shown = np.empty_like(written)
+    place.part(hall, "map_albedo").pixels.foreach_get(shown)
+    np.testing.assert_array_equal(shown, written)
+
+
+def test_geometry_follows_a_depth_that_is_extracted_again(blender, hall, host, tmp_path):
+    surface = host("build").place.part(hall, "surface")
+    before = np.array([vertex.co for vertex in surface.data.vertices])
+    blender.ops.omnix.replace_map(map="depth", filepath=str(tmp_path / "maps" / "roughness.png"))
+    # Everything is about 0.6 m away.
+    assert max(vertex.co.length for vertex in surface.data.vertices) < 1.0
+    blender.ops.omnix.extract_map(map="depth")
+    after = np.array([vertex.co for vertex in surface.data.vertices])
+    np.testing.assert_allclose(after, before, atol=1e-5)
+
+
+def test_a_map_that_was_left_out_joins_the_others(blender, fake_worker, host, panorama, tmp_path):
+    place = host("build").place
+    blender.ops.omnix.extract_pbr(
+        filepath=str(panorama), directory=str(tmp_path / "maps"), maps={"depth", "normal"}
+    )
+    hall = blender.data.collections["OmniX hall"]
+    place.control(hall, "Roughness Gain").default_value = 0.5
+    assert "albedo" not in place.maps_of(hall)
+    blender.ops.omnix.extract_map(map="albedo")
+    assert "albedo" in place.maps_of(hall)
+    shader = next(
+        node
+        for node in place.part(hall, "surface_group").nodes
+        if node.bl_idname == "ShaderNodeBsdfPrincipled"
+    )
+    assert shader.inputs["Base Color"].is_linked
+    assert place.control(hall, "Roughness Gain").default_value == 0.5
+    place.remove(blender.context, "hall")
+    assert not blender.data.images
+
+
+def test_a_packed_panorama_serves_again(blender, fake_worker, panorama, tmp_path):
+    image = blender.data.images.load(str(panorama))
+    image.pack()
+    panorama.unlink()
+    make_world(blender, image)
+    blender.ops.omnix.extract_pbr(directory=str(tmp_path / "maps"))
+    before = content(tmp_path / "maps")
+    (tmp_path / "maps" / "metallic.png").unlink()
+    blender.ops.omnix.extract_map(map="metallic")
+    assert content(tmp_path / "maps")["metallic.png"] == before["metallic.png"]
+
+
+def test_a_panorama_that_has_changed_since_is_told(blender, hall, panorama, tmp_path, capfd):
+    blender.ops.omnix.extract_map(map="normal")
+    assert "has changed" not in capfd.readouterr().out
+    panorama.write_bytes(panorama.read_bytes() + b"more")
+    blender.ops.omnix.extract_map(map="normal")
+    assert "has changed since the other maps" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("reason", ["defect", "panorama", "maps", "semantic"])
+def test_a_map_that_cannot_be_extracted_again_stays(
+    blender, hall, fake_worker, panorama, tmp_path, reason
+):
+    words = {
+        "defect": r"worker\.log",
+        "panorama": r"hall\.png",
+        "maps": "is not a map set",
+        "semantic": "makes no semantic map",
+    }
+    if reason == "defect":
+        fake_worker("defect")
+    elif reason == "panorama":
+        panorama.unlink()
+    elif reason == "maps":
+        (tmp_path / "maps").rename(tmp_path / "elsewhere")
+    folder = tmp_path / ("elsewhere" if reason == "maps" else "maps")
+    earlier, before = content(folder), datablocks(blender)
+    with pytest.raises(RuntimeError, match=words[reason]) as refusal:
+        blender.ops.omnix.extract_map(map="semantic" if reason == "semantic" else "albedo")
+    assert len(str(refusal.value).strip().splitlines()) == 1
+    assert content(folder) == earlier
+    assert datablocks(blender) == before
+
+
+def test_a_map_is_extracted_again_where_the_maps_were_moved_to(
+    blender, fake_worker, panorama, tmp_path
+):
+    blender.ops.omnix.extract_pbr(filepath=str(panorama))
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
+    blender.ops.omnix.move_maps()
+    file = tmp_path / "omnix" / "hall" / "albedo.png"
+    earlier = file.read_bytes()
+    file.unlink()
+    blender.ops.omnix.extract_map(map="albedo")
+    assert file.read_bytes() == earlier
+
+
 # Bad input: the sentence, and everything as it was.
 
 
@@ -308,7 +440,7 @@ def start(blender, host, file, folder):
         scene=blender.context.scene.name,
         notes=[],
     )
-    options = host("operators")._engine_options(blender.context, "COMPACT")
+    options = host("operators").engine_options(blender.context, "COMPACT")
     job.start(blender.context, started, {"options": options})
     return started
 
@@ -386,6 +518,10 @@ def test_operator_and_command_line_give_equal_maps(blender, host, tmp_path):
         blender.ops.omnix.extract_pbr(
             filepath=str(file), directory=str(tmp_path / "operator"), size=256, exposure=0.25
         )
+        # Extracted again alone, a map is what it was among the others.
+        for name in ("albedo", "emission", "depth"):
+            (tmp_path / "operator" / maps.MAPS[name].filename).unlink()
+            blender.ops.omnix.extract_map(map=name)
     finally:
         host("job").close()
     command = [os.environ.get("OMNIX_TEST_PYTHON", sys.executable), "-m", "blender_omnix"]

@@ -21,6 +21,7 @@ from bpy.app.handlers import persistent
 from ..errors import OmnixError
 from ..worker.client import WorkerClient
 from . import preferences
+from .renewal import Renewal
 from .source import Source
 
 WORKER = "blender_omnix.worker.server"
@@ -34,8 +35,9 @@ RUNNING, DONE, FAILED, CANCELLED = "RUNNING", "DONE", "FAILED", "CANCELLED"
 class Job:
     """One extraction: what was asked, and how far it has come.
 
-    `scene` is the name of the scene that wants the place, '' when that scene is no more.
-    `message` is the sentence of a failure.
+    `folder` is where the worker puts the maps. `scene` is the name of the scene that wants the
+    place, '' when that scene is no more. `renewal` says that one of the maps is for a place that
+    stands. `message` is the sentence of a failure.
     """
 
     source: Source
@@ -44,6 +46,7 @@ class Job:
     build: bool
     scene: str
     notes: list[str]
+    renewal: Renewal | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     state: str = RUNNING
     stage: str = "Starting"
@@ -64,7 +67,7 @@ def running() -> Job | None:
 
 
 def last() -> Job | None:
-    """The job that runs or ran last in this session."""
+    """The job that runs, or ran last since Blender started."""
     return _job
 
 

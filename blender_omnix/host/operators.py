@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import bpy
 
 from .. import maps
 from ..errors import OmnixError
-from . import job, preferences, properties, source
+from . import job, preferences, properties, renewal, source
 
 
 def default_folder(name: str) -> tuple[Path, list[str]]:
@@ -26,13 +28,48 @@ def default_folder(name: str) -> tuple[Path, list[str]]:
     ]
 
 
-class OMNIX_OT_extract_pbr(bpy.types.Operator):
+class Extraction:
+    """Hands a job to the worker: `begin(context, interactive)` starts it and returns it."""
+
+    # No UNDO: the scene changes later, when the result is applied as a step of its own.
+    bl_options = {"REGISTER"}
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        if job.running() is not None:
+            cls.poll_message_set("An extraction is running")
+            return False
+        return True
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """For scripts: returns when the maps are written and the place shows them."""
+        try:
+            started = self.begin(context, interactive=False)
+            _wait(started)
+        except OmnixError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        return conclude(self, context, started)
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        """For the window: starts the work and returns; a timer sees to the end.
+
+        A modal operator would keep Blender from saving automatically for as long as it runs.
+        """
+        try:
+            self.begin(context, interactive=True)
+        except OmnixError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        bpy.app.timers.register(_tick, first_interval=job.INTERVAL, persistent=True)
+        return {"FINISHED"}
+
+
+class OMNIX_OT_extract_pbr(Extraction, bpy.types.Operator):
     """Extract PBR maps from a panorama and build a relightable place from them"""
 
     bl_idname = "omnix.extract_pbr"
     bl_label = "Extract PBR from Panorama"
-    # No UNDO: the scene changes later, when the result is applied as a step of its own.
-    bl_options = {"REGISTER"}
 
     filepath: bpy.props.StringProperty(
         name="File",
@@ -53,50 +90,19 @@ class OMNIX_OT_extract_pbr(bpy.types.Operator):
     camera_height: properties.camera_height_property("SKIP_SAVE")
     build: properties.build_property("SKIP_SAVE")
 
-    @classmethod
-    def poll(cls, _context: bpy.types.Context) -> bool:
-        if job.running() is not None:
-            cls.poll_message_set("An extraction is running")
-            return False
-        return True
-
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        """For scripts: returns when the maps are written and the place is built."""
-        try:
-            panorama = (
-                source.from_file(self.filepath)
-                if self.filepath
-                else source.from_world(context.scene.world)
-            )
-            started = self._start(context, panorama)
-            _wait(started)
-            return conclude(self, context, started)
-        except OmnixError as error:
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
-
-    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        """For the window: starts the work as the panel says and returns; a timer sees to the end.
-
-        A modal operator would keep Blender from saving automatically for as long as it runs.
-        """
-        choices = context.scene.omnix
-        for name in ("directory", "engine", "maps", "size", "exposure", "camera_height", "build"):
-            if not self.properties.is_property_set(name):
-                setattr(self, name, getattr(choices, name))
-        try:
-            if self.filepath:
-                panorama = source.from_file(self.filepath)
-            else:
-                panorama = source.from_choices(context.scene)
-            self._start(context, panorama)
-        except OmnixError as error:
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
-        bpy.app.timers.register(_tick, first_interval=job.INTERVAL, persistent=True)
-        return {"FINISHED"}
-
-    def _start(self, context: bpy.types.Context, panorama: source.Source) -> job.Job:
+    def begin(self, context: bpy.types.Context, *, interactive: bool) -> job.Job:
+        """What scripts leave out has its default; in the window it is what the panel says."""
+        if interactive:
+            choices = context.scene.omnix
+            for name in _CHOICES:
+                if not self.properties.is_property_set(name):
+                    setattr(self, name, getattr(choices, name))
+        if self.filepath:
+            panorama = source.from_file(self.filepath)
+        elif interactive:
+            panorama = source.from_choices(context.scene)
+        else:
+            panorama = source.from_world(context.scene.world)
         folder, notes = default_folder(panorama.name)
         if self.directory:
             folder, notes = Path(bpy.path.abspath(self.directory)), []
@@ -115,13 +121,17 @@ class OMNIX_OT_extract_pbr(bpy.types.Operator):
             # Blender's floats are single precision; 1.6 is meant, not 1.600000023841858.
             "exposure": round(self.exposure, 6),
             "camera_height": round(self.camera_height, 6),
-            "options": _engine_options(context, self.engine),
+            "options": engine_options(context, self.engine),
         }
         job.start(context, started, settings)
         return started
 
 
-def _engine_options(context: bpy.types.Context, engine: str) -> dict[str, str]:
+_CHOICES = ("directory", "engine", "maps", "size", "exposure", "camera_height", "build")
+
+
+def engine_options(context: bpy.types.Context, engine: str) -> dict[str, Any]:
+    """What the preferences say about an engine, as `blender_omnix.engines.create` wants it."""
     if engine != "FLUX":
         return {}
     chosen = preferences.get(context)
@@ -194,43 +204,60 @@ class OMNIX_OT_conclude(bpy.types.Operator):
 
 def conclude(operator: bpy.types.Operator, context: bpy.types.Context, ended: job.Job) -> set[str]:
     """Apply what a job has made and report how it went, through the operator that asks."""
+    scratch = contextlib.nullcontext() if ended.renewal is None else ended.renewal.scratch
+    with scratch:
+        level, message = _conclude(context, ended)
+    operator.report({level}, message)
+    return {"FINISHED"} if ended.state == job.DONE and not ended.message else {"CANCELLED"}
+
+
+def _conclude(context: bpy.types.Context, ended: job.Job) -> tuple[str, str]:
+    """Apply what a job has made; how serious it is and what to say."""
     if ended.state == job.FAILED:
-        operator.report({"ERROR"}, ended.message)
-        return {"CANCELLED"}
+        return "ERROR", ended.message
     if ended.state == job.CANCELLED:
-        operator.report({"WARNING"}, "The extraction was cancelled; nothing was changed.")
-        return {"CANCELLED"}
-    scene = bpy.data.scenes.get(ended.scene)
-    if scene is None:
-        ended.notes.append(f"The scene is gone; its maps are in {ended.folder}.")
-    else:
-        try:
+        return "WARNING", "The extraction was cancelled; nothing was changed."
+    folder = ended.folder if ended.renewal is None else ended.renewal.folder
+    try:
+        if ended.renewal is not None:
+            ended.notes += renewal.put(ended.renewal, ended.folder)
+        scene = bpy.data.scenes.get(ended.scene)
+        if scene is None:
+            ended.notes.append("The scene that they were for is gone.")
+        else:
             with context.temp_override(scene=scene):
                 _apply(ended)
-        except RuntimeError as error:
-            # What a nested operator reports as an error arrives as this.
-            ended.message = str(error).removeprefix("Error: ").strip()
-            operator.report({"ERROR"}, f"{ended.message} The maps are in {ended.folder}.")
-            return {"CANCELLED"}
+    except (OmnixError, RuntimeError) as error:
+        # What a nested operator reports as an error arrives as a RuntimeError.
+        ended.message = str(error).removeprefix("Error: ").strip()
+        return "ERROR", f"{ended.message} The maps are in {folder}."
     if ended.notes:
-        operator.report({"WARNING"}, f"Maps are in {ended.folder}. " + " ".join(ended.notes))
-    else:
-        operator.report({"INFO"}, f"Maps are in {ended.folder}")
-    return {"FINISHED"}
+        return "WARNING", f"Maps are in {folder}. " + " ".join(ended.notes)
+    return "INFO", f"Maps are in {folder}"
 
 
 def _apply(ended: job.Job) -> None:
     """The result of a job as one undo step."""
-    bpy.ops.omnix.load_maps(
-        "EXEC_DEFAULT",
-        True,
-        directory=str(ended.folder),
-        name=ended.source.name,
-        image=ended.source.image,
-        world=ended.source.world,
-        camera_height=ended.camera_height,
-        build=ended.build,
-    )
+    if ended.renewal is None:
+        bpy.ops.omnix.load_maps(
+            "EXEC_DEFAULT",
+            True,
+            directory=str(ended.folder),
+            name=ended.source.name,
+            image=ended.source.image,
+            world=ended.source.world,
+            camera_height=ended.camera_height,
+            build=ended.build,
+        )
+    else:
+        file = ended.renewal.folder / maps.MAPS[ended.renewal.map].filename
+        bpy.ops.omnix.replace_map(
+            "EXEC_DEFAULT",
+            True,
+            name=ended.renewal.place,
+            map=ended.renewal.map,
+            filepath=str(file),
+        )
 
 
 class OMNIX_OT_load_maps(bpy.types.Operator):
@@ -387,6 +414,7 @@ class OMNIX_OT_move_maps(bpy.types.Operator):
         except OSError as error:
             self.report({"ERROR"}, f"{here} cannot be moved to {there} ({error.strerror}).")
             return {"CANCELLED"}
+        _tell_places(here, there)
         for image in bpy.data.images:
             if image.library is not None:
                 continue
@@ -396,6 +424,15 @@ class OMNIX_OT_move_maps(bpy.types.Operator):
         choices.folder = bpy.path.relpath(str(there))
         self.report({"INFO"}, f"Maps are in {there}")
         return {"FINISHED"}
+
+
+def _tell_places(here: Path, there: Path) -> None:
+    """Places remember where their maps lie."""
+    from .build import place
+
+    for collection in place.places():
+        if place.folder_of(collection).resolve() == here:
+            place.set_folder(collection, bpy.path.relpath(str(there)))
 
 
 def _beside_blend() -> Path:

@@ -13,7 +13,7 @@ import bpy
 
 from .. import maps
 from ..errors import OmnixError
-from . import source
+from . import job, operators, renewal, source
 
 MODES = (
     ("ORIGINAL", "Original Light", "The panorama's own light, unlit: true to the photograph"),
@@ -27,6 +27,7 @@ ENCLOSED = (
 _MAP_ITEMS = tuple(
     (name, spec.label, "", index) for index, (name, spec) in enumerate(maps.MAPS.items())
 )
+_REQUESTABLE_ITEMS = tuple(item for item in _MAP_ITEMS if item[0] in maps.REQUESTABLE)
 _CUT = ("detail", "jump", "fill", "smooth", "enclosed")
 
 
@@ -58,14 +59,18 @@ class _PlaceOperator:
         cls.poll_message_set("There is no place in this file")
         return False
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    def chosen(self, context: bpy.types.Context) -> bpy.types.Collection:
+        """The place to act on. Raises OmnixError where it is not there."""
         from .build import place
 
+        collection = place.find(self.name) if self.name else active(context)
+        if collection is None:
+            raise OmnixError(f"There is no place called {self.name} in this scene.")
+        return collection
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
         try:
-            collection = place.find(self.name) if self.name else active(context)
-            if collection is None:
-                raise OmnixError(f"There is no place called {self.name} in this scene.")
-            self.change(context, collection)
+            self.change(context, self.chosen(context))
         except OmnixError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -301,6 +306,39 @@ class OMNIX_OT_replace_map(_PlaceOperator, bpy.types.Operator):
         place.replace_map(collection, self.map, Path(bpy.path.abspath(self.filepath)))
 
 
+class OMNIX_OT_extract_map(operators.Extraction, _PlaceOperator, bpy.types.Operator):
+    """Extract this map alone again, as the report of the maps says; the others stay as they are"""
+
+    bl_idname = "omnix.extract_map"
+    bl_label = "Extract Map Again"
+
+    map: bpy.props.EnumProperty(
+        name="Map",
+        description="The map to extract",
+        items=_REQUESTABLE_ITEMS,
+    )
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return super().poll(context) and super(operators.Extraction, cls).poll(context)
+
+    def begin(self, context: bpy.types.Context, *, interactive: bool) -> job.Job:
+        planned, panorama, settings = renewal.plan(self.chosen(context), self.map)
+        options = operators.engine_options(context, settings["engine"].upper())
+        started = job.Job(
+            source=panorama,
+            folder=Path(planned.scratch.name, "maps"),
+            camera_height=settings["camera_height"],
+            build=True,
+            scene=context.scene.name,
+            notes=[],
+            renewal=planned,
+        )
+        # How to run the engine may have changed since, such as where its weights lie.
+        job.start(context, started, settings | {"options": settings["options"] | options})
+        return started
+
+
 class OMNIX_OT_save_maps(_PlaceOperator, bpy.types.Operator):
     """Save the maps of the place, replaced ones included, to a folder"""
 
@@ -375,6 +413,7 @@ CLASSES = (
     OMNIX_OT_follow_world,
     OMNIX_OT_show_map,
     OMNIX_OT_replace_map,
+    OMNIX_OT_extract_map,
     OMNIX_OT_save_maps,
     OMNIX_OT_add_camera,
     OMNIX_OT_mark_asset,

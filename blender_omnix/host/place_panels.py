@@ -93,11 +93,16 @@ class OMNIX_PT_place_maps(_PlacePanel, bpy.types.Panel):
         collection = operators.active(context)
         column = layout.column(align=True)
         shown = place.shown_map(collection)
-        for name in place.maps_of(collection):
+        there = place.maps_of(collection)
+        for name in maps.MAPS:
             row = column.row(align=True)
             label = maps.MAPS[name].label
-            press = row.operator("omnix.show_map", text=label, depress=shown == name)
+            show = row.row(align=True)
+            show.enabled = name in there
+            press = show.operator("omnix.show_map", text=label, depress=shown == name)
             press.map = "NONE" if shown == name else name
+            if name in maps.REQUESTABLE:
+                row.operator("omnix.extract_map", text="", icon="FILE_REFRESH").map = name
             row.operator("omnix.replace_map", text="", icon="FILEBROWSER").map = name
         layout.operator("omnix.save_maps", icon="FILE_TICK")
 

@@ -450,6 +450,11 @@ def folder_of(collection: bpy.types.Collection) -> Path:
     return Path(bpy.path.abspath(collection[_STATE]["folder"]))
 
 
+def set_folder(collection: bpy.types.Collection, folder: str) -> None:
+    """Note that the map set was moved."""
+    collection[_STATE]["folder"] = folder
+
+
 def source_of(collection: bpy.types.Collection) -> bpy.types.Image:
     """The image of a place's original light: its panorama, or the map of what the engine saw."""
     return _built(collection)["surface_group"].nodes["source"].image

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Extracting one map of a place again: from what its report records, into the same map set."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from .. import maps
+from ..errors import OmnixError
+from . import source
+
+# What an extraction makes a map from besides the panorama: the sky comes with the depth, and the
+# normals tell lamps from walls. Without it the map would not come out as it did among the others.
+_MADE_WITH = {
+    "albedo": {"normal", "depth"},
+    "normal": {"depth"},
+    "roughness": {"depth"},
+    "metallic": {"depth"},
+    "depth": {"normal"},
+    "emission": {"albedo", "normal", "depth"},
+    "semantic": {"depth"},
+}
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """One map of the map set `folder`, for the place of that name.
+
+    `scratch` is where the worker extracts it, to be removed after the job.
+    """
+
+    place: str
+    map: str
+    folder: Path
+    scratch: tempfile.TemporaryDirectory
+
+
+def plan(
+    collection: bpy.types.Collection, name: str
+) -> tuple[Renewal, source.Source, dict[str, Any]]:
+    """What to do to extract one map of a place again; its panorama and the worker's settings.
+
+    Raises OmnixError where the place's maps or their panorama are gone.
+    """
+    from .build import place
+
+    folder = place.folder_of(collection)
+    report = maps.read_report(folder)
+    if "settings" not in report:
+        raise OmnixError(
+            f"{folder / maps.REPORT} does not say how its maps were made; extract the panorama "
+            "as a whole."
+        )
+    recorded = report["settings"]
+    companions = _MADE_WITH[name] & set(recorded["maps"])
+    wanted = [key for key in maps.REQUESTABLE if key == name or key in companions]
+    panorama = _panorama(collection, Path(report["source"]["path"]))
+    scratch = tempfile.TemporaryDirectory(prefix="omnix-")
+    renewal = Renewal(place.name_of(collection), name, folder, scratch)
+    return renewal, panorama, recorded | {"maps": wanted}
+
+
+def _panorama(collection: bpy.types.Collection, recorded: Path) -> source.Source:
+    """The file that the report records, or what the place shows where that has served its job."""
+    from .build import place
+
+    if recorded.is_file():
+        return source.from_file(str(recorded))
+    shown = place.source_of(collection)
+    if shown == place.part(collection, "map_panorama"):
+        raise OmnixError(
+            f"The panorama {recorded} is gone; put it back, or extract another as a whole."
+        )
+    return source.from_image(shown)
+
+
+def put(renewal: Renewal, made: Path) -> list[str]:
+    """Exchange one map of the set for the one in the set `made`; notes for the user.
+
+    Every other map stays as it is, and so does the contact sheet. The report of the set gains that
+    of the extraction under `renewed`. Raises OmnixError when the set is gone or write-protected.
+    """
+    report, extraction = maps.read_report(renewal.folder), maps.read_report(made)
+    report.setdefault("renewed", {})[renewal.map] = extraction
+    (made / maps.REPORT).write_text(
+        json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8"
+    )
+    try:
+        for name in (maps.MAPS[renewal.map].filename, maps.REPORT):
+            # The scratch folder may be on another disk, from where no file can be moved in one go.
+            partial = renewal.folder / f".{name}.partial"
+            shutil.copyfile(made / name, partial)
+            os.replace(partial, renewal.folder / name)
+    except OSError as error:
+        raise OmnixError(
+            f"The {renewal.map} map cannot be written to {renewal.folder} ({error.strerror})."
+        ) from None
+    earlier, now = report["source"], extraction["source"]
+    if earlier["path"] == now["path"] and earlier["sha256"] != now["sha256"]:
+        return [f"{now['path']} has changed since the other maps were extracted from it."]
+    return []
