@@ -29,10 +29,9 @@ def room_folder(tmp_path):
     return folder
 
 
-def make(blender, build, folder, name="room", mode="RELIGHT", **arguments):
-    return build.build_place(
-        blender.context, folder, name=name, settings=build.Settings(**SMALL, mode=mode), **arguments
-    )
+def make(blender, build, folder, name="room", mode="RELIGHT", enclosed="AUTO", **arguments):
+    settings = build.Settings(**SMALL, mode=mode, enclosed=enclosed)
+    return build.build_place(blender.context, folder, name=name, settings=settings, **arguments)
 
 
 def panorama_of(blender, build, collection, samples=4, offset=(0.0, 0.0, 0.0)) -> np.ndarray:
@@ -44,7 +43,8 @@ def panorama_of(blender, build, collection, samples=4, offset=(0.0, 0.0, 0.0)) -
     return render(blender, samples)
 
 
-def render(blender, samples=4) -> np.ndarray:
+def render(blender, samples=4, *, transparent=False) -> np.ndarray:
+    """What the scene's camera sees, linear (64, 128, 3), with alpha where that is transparent."""
     scene = blender.context.scene
     scene.render.engine = "CYCLES"
     scene.cycles.samples = samples
@@ -53,14 +53,16 @@ def render(blender, samples=4) -> np.ndarray:
     scene.cycles.max_bounces = 4
     scene.render.resolution_x, scene.render.resolution_y = 128, 64
     scene.render.resolution_percentage = 100
+    scene.render.film_transparent = transparent
     scene.render.image_settings.file_format = "OPEN_EXR"
+    scene.render.image_settings.color_mode = "RGBA"
     scene.render.filepath = blender.app.tempdir + "render.exr"
     blender.ops.render.render(write_still=True)
     image = blender.data.images.load(scene.render.filepath, check_existing=False)
     pixels = np.empty((64, 128, 4), np.float32)
     image.pixels.foreach_get(pixels.ravel())
     blender.data.images.remove(image)
-    return pixels[::-1, :, :3]
+    return pixels[::-1] if transparent else pixels[::-1, :, :3]
 
 
 def everything(blender) -> dict[str, set[str]]:
@@ -241,6 +243,63 @@ def test_a_window_stays_in_its_wall_and_lets_light_in_when_relit(blender, build,
     assert not panes.visible_diffuse
     build.place.rebuild(collection, enclosed="NO")
     assert build.place.part(collection, "panes") is None
+
+
+def box(blender, location, half):
+    """A box of the user's in the scene."""
+    corners = [(x, y, z) for x in (-half, half) for y in (-half, half) for z in (-half, half)]
+    sides = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+    data = blender.data.meshes.new("box")
+    data.from_pydata(corners, [], sides)
+    item = blender.data.objects.new("box", data)
+    item.location = location
+    blender.context.scene.collection.objects.link(item)
+    return item
+
+
+def test_a_shadow_catcher_shows_shadows_alone_whatever_is_rebuilt(blender, build, tmp_path):
+    box_room.save(tmp_path / "room", box_room.room(64, window=True))
+    collection = make(blender, build, tmp_path / "room", enclosed="NO")
+    blender.ops.omnix.use_place(shadow_catcher=True)
+    # Rebuilt as a closed place, it gets a hull and panes.
+    build.place.rebuild(collection, enclosed="YES")
+    make(blender, build, tmp_path / "room", enclosed="YES")
+    for key in ("surface", "hull", "panes"):
+        assert build.place.part(collection, key).is_shadow_catcher
+    camera = build.place.add_camera(blender.context, collection)
+    camera.data.lens = 14.0
+    camera.rotation_euler = (math.pi / 2 - 0.5, 0.0, -math.pi / 2)
+    item = box(blender, (1.0, 1.0, 0.3), 0.15)
+    alpha = render(blender, transparent=True)[..., 3]
+    assert (alpha > 0.99).any()
+    assert ((alpha > 0.05) & (alpha < 0.95)).mean() > 0.01
+    item.hide_render = True
+    assert render(blender, transparent=True)[..., 3].max() < 0.01
+    blender.ops.omnix.use_place(shadow_catcher=False)
+    assert not build.place.is_shadow_catcher(collection)
+    assert render(blender, transparent=True)[..., 3].mean() > 0.9
+
+
+def test_cloth_falls_on_a_place_that_collides(blender, build, room_folder):
+    collection = make(blender, build, room_folder)
+    scene = blender.context.scene
+    heights = {}
+    for collides in (True, False):
+        blender.ops.omnix.use_place(collision=collides)
+        assert build.place.has_collision(collection) == collides
+        build.place.rebuild(collection, detail=64)
+        make(blender, build, room_folder)
+        assert build.place.has_collision(collection) == collides
+        cloth = box(blender, (-1.0, 0.5, 0.3), 0.1)
+        cloth.modifiers.new("Cloth", "CLOTH")
+        for frame in range(1, 25):
+            scene.frame_set(frame)
+        fallen = cloth.evaluated_get(blender.context.evaluated_depsgraph_get())
+        heights[collides] = min((fallen.matrix_world @ v.co).z for v in fallen.data.vertices)
+        blender.data.objects.remove(cloth)
+        scene.frame_set(1)
+    assert heights[True] == pytest.approx(0.0, abs=0.1)
+    assert heights[False] < -1.0
 
 
 def test_building_twice_replaces_only_its_own(blender, build, room_folder):
