@@ -64,12 +64,15 @@ class Shell:
     """Faces of one or more layers, facing the viewpoint.
 
     vertices: (V, 3) float32 metres. lookup: (V, 3) float32, the direction in which a vertex looks
-    its colour up times its distance. quads: (Q, 4), triangles: (T, 3) int32 vertex indices.
-    quad_cells, triangle_cells: (Q,), (T,) the flat cell in which each face looks its colour up.
+    its colour up times its distance. visible: how many vertices, the first ones, are what one sees
+    from the viewpoint; faces have either only such or only others. quads: (Q, 4), triangles:
+    (T, 3) int32 vertex indices. quad_cells, triangle_cells: (Q,), (T,) the flat cell in which each
+    face looks its colour up.
     """
 
     vertices: np.ndarray
     lookup: np.ndarray
+    visible: int
     quads: np.ndarray
     triangles: np.ndarray
     quad_cells: np.ndarray
@@ -180,12 +183,12 @@ def shell(grid: Grid, jump: float, fill: float) -> Shell:
     surface = _surface(grid, right, down)
     radius = round(fill * grid.shape[1])
     if radius == 0:
-        return _shell(*surface, grid.shape)
+        return _shell(*surface, len(surface[0]), grid.shape)
     behind = _background(grid, right, down, jump, radius, surface)
     vertices, lookup, corners, cells, lookup_cells = (
         np.concatenate(pair) for pair in zip(surface, behind, strict=True)
     )
-    return _shell(vertices, lookup, corners, cells, lookup_cells, grid.shape)
+    return _shell(vertices, lookup, corners, cells, lookup_cells, len(surface[0]), grid.shape)
 
 
 def hull(grid: Grid, rows: int = 64) -> Shell:
@@ -216,7 +219,7 @@ def hull(grid: Grid, rows: int = 64) -> Shell:
     keys = _corner_keys(welded, welded[1:]).reshape(-1, 4)[cells]
     used, corners = np.unique(keys, return_inverse=True)
     points = points[used // 4]
-    return _shell(points, points, corners.reshape(-1, 4), cells, cells, (rows, columns))
+    return _shell(points, points, corners.reshape(-1, 4), cells, cells, 0, (rows, columns))
 
 
 def panes(grid: Grid) -> Shell:
@@ -232,7 +235,8 @@ def panes(grid: Grid) -> Shell:
     used, corners = np.unique(keys, return_inverse=True)
     rays = _key_rays(used, rows)
     points = rays * _convex_radius(grid, _outside(grid), rays)[:, None]
-    return _shell(points, points, corners.reshape(-1, 4), cells, cells, grid.shape)
+    corners = corners.reshape(-1, 4)
+    return _shell(points, points, corners, cells, cells, len(points), grid.shape)
 
 
 def _convex_radius(grid: Grid, outside: np.ndarray, rays: np.ndarray) -> np.ndarray:
@@ -554,6 +558,7 @@ def _shell(
     corners: np.ndarray,
     cells: np.ndarray,
     lookup_cells: np.ndarray,
+    visible: int,
     shape: tuple[int, int],
 ) -> Shell:
     """Faces from the corners of cells: beside a pole two corners coincide, which is a triangle."""
@@ -564,6 +569,7 @@ def _shell(
     return Shell(
         vertices.astype(np.float32),
         lookup.astype(np.float32),
+        visible,
         corners[rest].astype(np.int32),
         triangles.astype(np.int32),
         lookup_cells[rest],

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import bpy
 
 from ... import maps
-from .mesh import DIRECTION
+from .mesh import DIRECTION, HIDDEN
 from .nodes import Graph
 
 CONTROLS = "Controls"
@@ -72,6 +72,8 @@ def surface_group(
     rows = min(image.size[1] for image in textures.values())
     direction = _away_from_poles(graph, attribute.outputs["Vector"], rows)
     colours = {name: _texture(graph, direction, image, name) for name, image in textures.items()}
+    if "emission" in textures:
+        colours["emission"] = _own_emission(graph, direction, textures, colours["emission"])
 
     principled = graph.add("ShaderNodeBsdfPrincipled", label="Relight")
     _shade(graph, principled, inputs, colours)
@@ -108,6 +110,28 @@ def _texture(graph: Graph, direction, image: bpy.types.Image, name: str):
     node.label = maps.MAPS[name].label if name in maps.MAPS else "Original Light"
     graph.link(direction, node.inputs["Vector"])
     return node.outputs["Color"]
+
+
+def _own_emission(graph: Graph, direction, textures: Mapping[str, bpy.types.Image], seen):
+    """What a face gives off: the emission of its very pixel, and none where that shows the sky.
+
+    Interpolated, the sky would reach half a pixel onto the frame of its window, and a small lamp
+    onto the wall far behind it, where the same pixel is a larger lamp: enough to light a room.
+    Hidden surfaces give off nothing, or the lamp they continue would shine twice. The camera goes
+    on seeing `seen`, which is smooth.
+    """
+    own = {}
+    for name in ("emission", "depth"):
+        node = graph.add("ShaderNodeTexEnvironment", image=textures[name], interpolation="Closest")
+        node.label = f"{maps.MAPS[name].label}, Pixels"
+        graph.link(direction, node.inputs["Vector"])
+        own[name] = node.outputs["Color"]
+    solid = graph.math("GREATER_THAN", own["depth"], 0.0)
+    hidden = graph.add("ShaderNodeAttribute", attribute_name=HIDDEN).outputs["Fac"]
+    gives = graph.math("SUBTRACT", solid, hidden, clamp=True)
+    given = graph.vector("SCALE", own["emission"], scale=gives)
+    camera = graph.add("ShaderNodeLightPath").outputs["Is Camera Ray"]
+    return graph.mix_colour(camera, given, seen)
 
 
 def _shade(graph: Graph, principled: bpy.types.Node, inputs, colours: Mapping) -> None:

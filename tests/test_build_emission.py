@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A relit place gives off the light that its emission map holds, from where it shows it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests import box_room
+
+pytestmark = pytest.mark.blender
+
+HEIGHT = 64
+SKY = 1000.0
+
+
+@pytest.fixture
+def relit(blender, host, tmp_path):
+    """A function from maps to a picture, from its viewpoint, of the place built from them."""
+    build = host("build")
+
+    def relit(made, **settings):
+        box_room.save(tmp_path / "room", made)
+        collection = build.build_place(
+            blender.context,
+            tmp_path / "room",
+            name="room",
+            settings=build.Settings(detail=2 * HEIGHT, mode="RELIGHT", **settings),
+        )
+        build.place.add_camera(blender.context, collection, panoramic=True)
+        return render(blender)
+
+    return relit
+
+
+def render(blender) -> np.ndarray:
+    """A linear panorama (HEIGHT, 2 HEIGHT, 3), row 0 on top."""
+    scene = blender.context.scene
+    scene.render.engine = "CYCLES"
+    scene.cycles.samples, scene.cycles.max_bounces = 64, 1
+    scene.cycles.use_denoising = False
+    scene.cycles.pixel_filter_type = "BOX"
+    scene.render.resolution_x, scene.render.resolution_y = 2 * HEIGHT, HEIGHT
+    scene.render.resolution_percentage = 100
+    scene.render.image_settings.file_format = "OPEN_EXR"
+    scene.render.filepath = blender.app.tempdir + "emission.exr"
+    blender.ops.render.render(write_still=True)
+    image = blender.data.images.load(scene.render.filepath, check_existing=False)
+    pixels = np.empty((HEIGHT, 2 * HEIGHT, 4), np.float32)
+    image.pixels.foreach_get(pixels.ravel())
+    blender.data.images.remove(image)
+    return pixels[::-1, :, :3]
+
+
+def test_the_sky_does_not_make_the_frame_of_its_window_glow(relit):
+    """There is a bright sky in the picture and none in the scene's world: the room stays dark."""
+    made = box_room.room(HEIGHT, window=True)
+    sky = made["depth"] == 0
+    made["emission"][:] = 0.0
+    made["emission"][sky] = SKY
+    seen = relit(made)
+    beside = sky.copy()
+    for axis in (0, 1):
+        beside |= np.roll(beside, 1, axis) | np.roll(beside, -1, axis)
+    assert seen[sky].mean() == pytest.approx(SKY, rel=0.2)
+    assert seen[~beside].max() < 1e-6
+
+
+def test_what_is_hidden_gives_off_no_light(relit):
+    """The wall behind the block is a lamp: the part that the block hides adds nothing."""
+    made = box_room.room(HEIGHT)
+    wall = (made["normal"][..., 0] < -0.9) & (made["depth"] > 2.0)
+    made["emission"][:] = 0.0
+    made["emission"][wall] = 1.0
+    with_background, alone = (relit(made, fill=fill)[~wall].mean() for fill in (1 / 8, 0.0))
+    assert alone > 0.01
+    assert with_background == pytest.approx(alone, rel=0.01)
