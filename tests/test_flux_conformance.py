@@ -15,6 +15,10 @@ from safetensors.torch import load_file, save_file
 from blender_omnix.engines.flux import conformance
 from tests.flux_tiny import GOLDEN
 
+# Recorded as omnix-tiny was, on a model of other sizes: rows that are no power of two, an
+# autoencoder that tiles when it encodes and decodes, no guidance, another schedule, adapters in
+# bfloat16, two conditions.
+OTHER = GOLDEN.with_name("omnix-other")
 TASKS = json.loads((GOLDEN / "conformance.json").read_text())["tasks"]
 
 
@@ -36,6 +40,14 @@ def test_every_task_equals_the_official_code(runner, task):
     assert difference.condition_latents <= 1e-5
     assert difference.target_latents <= 1e-4
     assert difference.target_image <= 1e-4
+
+
+def test_another_set_of_other_sizes_agrees(capsys):
+    assert run(OTHER) == 0
+    out = capsys.readouterr().out
+    assert "2 of 2 tasks agree" in out
+    for line in out.splitlines()[1:3]:
+        assert max(float(number) for number in line.split()[1:]) < 2e-5
 
 
 @pytest.fixture
@@ -103,6 +115,56 @@ def test_nan_and_another_shape_differ(recorded, change):
 def test_every_parameter_is_read(recorded, changes):
     edit(recorded, **changes)
     assert run(recorded) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"height": 64},
+        {"width": 128},
+        {"height": -128},
+        {"num_inference_steps": 0},
+        {"num_inference_steps": 1.5},
+        {"blend_extend": 3},
+        {"blend_extend": 40},
+        {"blend_extend": -2},
+        {"rank": None},
+        {"tasks": []},
+    ],
+)
+def test_a_description_that_cannot_be_true_exits_2(recorded, capsys, changes):
+    edit(recorded, **changes)
+    assert run(recorded) == 2
+    assert "Nothing was compared" in capsys.readouterr().err
+
+
+def test_nothing_need_be_appended(recorded):
+    """The official code takes 0 columns too; these were recorded with 6."""
+    edit(recorded, blend_extend=0)
+    assert run(recorded) == 1
+
+
+@pytest.mark.parametrize("key", ["target_noise", "posterior_noise"])
+def test_noise_of_another_shape_fails_the_task(recorded, capsys, key):
+    spoil(
+        recorded / "expected_rgb_to_pbr.safetensors", key, lambda tensor: tensor[:, :8].contiguous()
+    )
+    assert run(recorded) == 1
+    assert f"failed: {key} in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("panorama_u8", lambda tensor: tensor[..., 0].contiguous()),
+        ("prompt_embeds", lambda tensor: tensor[0].contiguous()),
+        ("pooled_prompt_embeds", lambda tensor: tensor.repeat(2, 1)),
+    ],
+)
+def test_inputs_of_another_shape_exit_2(recorded, capsys, key, change):
+    spoil(recorded / "inputs.safetensors", key, change)
+    assert run(recorded) == 2
+    assert f"{key} in" in capsys.readouterr().err
 
 
 def test_an_adapter_that_is_refused_fails_the_task(recorded, capsys):

@@ -198,6 +198,31 @@ def test_damaged_weights_are_named(weights, tmp_path):
         FluxEngine(folder, ADAPTERS, device="cpu").load(ignore)
 
 
+@pytest.mark.parametrize(
+    "file", ["transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json"]
+)
+@pytest.mark.parametrize("text", ["", "{", '"black-forest-labs/FLUX.1-dev"', "[" * 99999])
+def test_a_damaged_configuration_is_named_and_nothing_is_downloaded(
+    weights, tmp_path, monkeypatch, file, text
+):
+    monkeypatch.setattr("socket.socket.connect", lambda *address: pytest.fail("went online"))
+    folder = tmp_path / "weights"
+    shutil.copytree(weights, folder)
+    (folder / file).write_text(text)
+    with pytest.raises(OmnixError, match=f"{file} is no JSON object"):
+        FluxEngine(folder, ADAPTERS, device="cpu").load(ignore)
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "scheduler"])
+def test_a_configuration_of_something_else_is_named(weights, tmp_path, part):
+    folder = tmp_path / "weights"
+    shutil.copytree(weights, folder)
+    (config,) = (folder / part).glob("*.json")
+    config.write_text('{"_class_name": 3}')
+    with pytest.raises(OmnixError, match=f"{part} cannot be read"):
+        FluxEngine(folder, ADAPTERS, device="cpu").load(ignore)
+
+
 def test_a_refused_adapter_spoils_neither_the_engine_nor_other_maps(weights, tmp_path):
     from safetensors.torch import load_file, save_file
 

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 DECODE_COLUMNS = 2
 
 
+def reduction(vae: AutoencoderKL) -> int:
+    """Pixels to a latent, each way."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
 @torch.no_grad()
 def encode(
     vae: AutoencoderKL, image: torch.Tensor, noise: torch.Tensor, *, tiled: bool = False

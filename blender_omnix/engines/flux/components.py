@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,13 +31,24 @@ class Components:
 
 
 def check(weights: Path) -> None:
-    """Raise OmnixError unless the folder has the parts, by their configuration files."""
+    """Raise OmnixError unless the folder has the parts, by their configuration files.
+
+    Diffusers would take a configuration that is a text for the name of a model to download.
+    """
     missing = [part for part, config in _PARTS.items() if not (weights / part / config).is_file()]
     if missing:
         raise OmnixError(
             f"{weights} is no folder of FLUX.1-dev weights: it lacks {', '.join(missing)}; choose "
             "the folder that holds transformer, vae and scheduler."
         )
+    for part, config in _PARTS.items():
+        file = weights / part / config
+        try:
+            sound = isinstance(json.loads(file.read_bytes()), dict)
+        except (OSError, ValueError, RecursionError):
+            sound = False
+        if not sound:
+            raise OmnixError(f"{file} is no JSON object; download it again.")
 
 
 def load(weights: Path, dtype: torch.dtype) -> Components:
@@ -47,18 +61,30 @@ def load(weights: Path, dtype: torch.dtype) -> Components:
     return Components(
         transformer=_load_model(FluxTransformer2DModel, weights / "transformer", dtype),
         vae=_load_model(AutoencoderKL, weights / "vae", torch.float32),
-        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(weights / "scheduler"),
+        scheduler=_load_scheduler(weights / "scheduler"),
     )
 
 
-def _load_model(model_class, folder: Path, dtype: torch.dtype):
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Diffusers meets damaged files with whatever exception comes next."""
     try:
+        yield
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OmnixError(f"{folder} cannot be read ({reason}); download it again.") from error
+
+
+def _load_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
+    with _reading(folder):
+        return FlowMatchEulerDiscreteScheduler.from_pretrained(folder, local_files_only=True)
+
+
+def _load_model(model_class, folder: Path, dtype: torch.dtype):
+    with _reading(folder):
         model, info = model_class.from_pretrained(
             folder, torch_dtype=dtype, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise OmnixError(f"{folder} cannot be read ({reason}); download it again.") from error
     # Diffusers goes on with random weights where tensors are missing.
     if info["missing_keys"] or info["mismatched_keys"]:
         lacking = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]

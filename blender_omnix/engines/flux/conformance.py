@@ -14,8 +14,10 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import EllipsisType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +27,8 @@ from ...errors import OmnixError
 
 if TYPE_CHECKING:
     import torch
+
+Shape = tuple[int | EllipsisType, ...] | EllipsisType
 
 TOLERANCE = 1e-4
 AGREES, DIFFERS, NOTHING_COMPARED = 0, 1, 2
@@ -118,20 +122,27 @@ def read(folder: Path) -> Recording:
     file = folder / "conformance.json"
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
+
+        def whole(key: str, least: int = 1) -> int:
+            value = values[key]
+            if type(value) is not int or value < least:
+                raise ValueError(f"{key} is {value!r}")
+            return value
+
         return Recording(
             folder=folder,
-            height=int(values["height"]),
-            width=int(values["width"]),
-            steps=int(values["num_inference_steps"]),
+            height=whole("height"),
+            width=whole("width"),
+            steps=whole("num_inference_steps"),
             guidance=float(values["guidance_scale"]),
-            wrap_columns=int(values["blend_extend"]),
-            rank=int(values["rank"]),
-            modules=int(values["modules_per_adapter"]),
+            wrap_columns=whole("blend_extend", 0),
+            rank=whole("rank"),
+            modules=whole("modules_per_adapter"),
             tasks={str(task): tuple(names) for task, names in values["tasks"].items()},
         )
     except OSError:
         raise OmnixError(f"{file} cannot be read; choose a recorded set.") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OmnixError(f"{file} is no description of a recorded set ({error!r}).") from None
 
 
@@ -142,16 +153,33 @@ class Runner:
         """Read the model. Raises OmnixError when it or the inputs cannot be read."""
         import torch
 
-        from . import components, conditions, prompt, sampler
+        from . import autoencoder, components, conditions, pipeline, prompt, sampler
 
         # One thread adds up in one order on any machine, and for models this small is the fastest.
         torch.set_num_threads(1)
+        size = recording.height, recording.width
         inputs = _tensors(
             recording.folder / "inputs.safetensors",
-            *("panorama_u8", prompt.TOKENS_KEY, prompt.POOLED_KEY),
+            {
+                "panorama_u8": (*size, 3),
+                prompt.TOKENS_KEY: (1, ..., ...),
+                prompt.POOLED_KEY: (1, ...),
+            },
         )
         self._recording = recording
         self._parts = components.load(recording.folder / "model", torch.float32)
+        factor = autoencoder.reduction(self._parts.vae)
+        self._latent_size = size[0] // factor, size[1] // factor
+        columns = recording.wrap_columns
+        if (
+            any(pixels % (factor * pipeline.PATCH) for pixels in size)
+            or columns % pipeline.PATCH
+            or columns > self._latent_size[1]
+        ):
+            raise OmnixError(
+                f"{recording.folder} describes a panorama of {size[1]} x {size[0]} pixels with "
+                f"{columns} columns appended, which the model cannot take."
+            )
         self._sampler = sampler.Sampler(
             self._parts,
             prompt.Prompt(inputs[prompt.TOKENS_KEY], inputs[prompt.POOLED_KEY]),
@@ -159,7 +187,7 @@ class Runner:
         )
         self._images = {
             "rgb": conditions.rgb(inputs["panorama_u8"].numpy() / np.float32(255)),
-            "camray": conditions.camera_rays(recording.height, recording.width),
+            "camray": conditions.camera_rays(*size),
         }
 
     def compare(self, task: str) -> Difference:
@@ -170,16 +198,20 @@ class Runner:
 
         recording = self._recording
         names = recording.tasks[task]
-        expected = _tensors(
-            recording.expected(task),
-            *("target_noise", "posterior_noise", "condition_latents"),
-            *("target_latents", "target_image"),
-        )
         if unknown := [name for name in names[:-1] if name not in self._images]:
             raise OmnixError(f"no image is recorded for the condition {unknown[0]}")
+        element = self._sampler.noise_shape(*self._latent_size)
+        expected = _tensors(
+            recording.expected(task),
+            {
+                "target_noise": element,
+                "posterior_noise": (len(names) - 1, *element[1:]),
+                "condition_latents": ...,
+                "target_latents": ...,
+                "target_image": ...,
+            },
+        )
         drawn = expected["posterior_noise"].split(1)
-        if len(drawn) != len(names) - 1:
-            raise OmnixError(f"{len(drawn)} posterior noises for {len(names) - 1} conditions")
         self._add(task)
 
         conditions = torch.cat(
@@ -216,7 +248,8 @@ class Runner:
                 )
 
 
-def _tensors(file: Path, *keys: str) -> dict[str, torch.Tensor]:
+def _tensors(file: Path, shapes: Mapping[str, Shape]) -> dict[str, torch.Tensor]:
+    """Tensors of a file, each of its shape; `...` stands for any size, or any shape."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -224,8 +257,16 @@ def _tensors(file: Path, *keys: str) -> dict[str, torch.Tensor]:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise OmnixError(f"{file} cannot be read ({error})") from None
-    if missing := [key for key in keys if key not in tensors]:
+    if missing := [key for key in shapes if key not in tensors]:
         raise OmnixError(f"{file} lacks {', '.join(missing)}")
+    for key, shape in shapes.items():
+        found = tuple(tensors[key].shape)
+        if shape is not ... and (
+            len(found) != len(shape)
+            or any(size not in (..., have) for size, have in zip(shape, found, strict=True))
+        ):
+            wanted = ", ".join("any" if size is ... else str(size) for size in shape)
+            raise OmnixError(f"{key} in {file} is {list(found)}, not [{wanted}]")
     return tensors
 
 

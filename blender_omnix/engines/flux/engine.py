@@ -126,6 +126,10 @@ class FluxEngine:
         """The report's `adapters` entries of the last prediction, task by task."""
         return [entry for task in self._used for entry in self._entries[task]]
 
+    def warnings(self, maps: Collection[str]) -> list[str]:
+        """None of its own: what is wrong with a map, the output checks tell."""
+        return []
+
     def predict(
         self,
         panorama: np.ndarray,
@@ -195,7 +199,7 @@ def _latents(
     """
     height, width = panorama.shape[:2]
     images = {"rgb": conditions.rgb(panorama), "camray": conditions.camera_rays(height, width)}
-    factor = 2 ** (len(loaded.vae.config.block_out_channels) - 1)
+    factor = autoencoder.reduction(loaded.vae)
     shape = loaded.sampler.noise_shape(height // factor, width // factor)
     generator = torch.Generator().manual_seed(seed)
     target, *drawn = (torch.randn(shape, generator=generator) for _ in range(1 + len(images)))

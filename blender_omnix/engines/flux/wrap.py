@@ -30,7 +30,8 @@ def blend(image: torch.Tensor, columns: int) -> torch.Tensor:
 
     The appended columns themselves stay as they are.
     """
-    head = cross_fade(image[..., -columns:], image[..., :columns], dim=-1)
+    appended = image[..., image.shape[-1] - columns :]
+    head = cross_fade(appended, image[..., :columns], dim=-1)
     return torch.cat([head, image[..., columns:]], dim=-1)
 
 
