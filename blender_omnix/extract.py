@@ -129,7 +129,7 @@ def extract(
             prediction["sky"] = sky.keep_certain(prediction["sky"])
         _flatten(prediction)
         factor, note = _metric_factor(prediction, settings.camera_height)
-        notes += note
+        notes += note + engine.warnings(settings.maps)
 
         small = _write_maps(writer, stages, linear, encoded, prediction, factor, settings.maps)
 

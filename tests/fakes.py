@@ -67,3 +67,6 @@ class BoxRoomEngine:
 
     def adapters(self):
         return []
+
+    def warnings(self, maps):
+        return []

@@ -105,6 +105,20 @@ def test_a_turned_panorama_gives_turned_maps(engine, prediction):
     np.testing.assert_allclose(turned["normal"], np.stack([y, -x, z], -1), atol=2e-3)
 
 
+def test_a_map_that_the_card_calls_constant_is_one_and_says_so(copied):
+    card = json.loads((copied / CARD).read_text())
+    card["constants"] = {"metallic": 0.0}
+    (copied / CARD).write_text(json.dumps(card))
+    engine = CompactEngine(copied)
+    engine.load(silent)
+    maps = engine.predict(probe(128), ("roughness", "metallic"), silent, never)
+    assert not maps["metallic"].any()
+    assert np.ptp(maps["roughness"]) > 0
+    (warning,) = engine.warnings(("roughness", "metallic"))
+    assert warning.startswith("The metallic map is 0 everywhere")
+    assert engine.warnings(("roughness",)) == []
+
+
 @pytest.mark.parametrize("name", ["albedo", "depth"])
 def test_no_seam_at_the_edges(prediction, name):
     value = np.atleast_3d(prediction[name])

@@ -247,6 +247,25 @@ def test_export_takes_the_weight_of_metal_back():
     torch.testing.assert_close(after["roughness"], before["roughness"])
 
 
+def test_a_map_no_better_than_a_constant_is_entered_as_one(scene):
+    truth = truth_of(scene)
+    weight = metrics.area(truth["valid"])
+    usual = round(metrics.median(truth["roughness"], weight), 3)
+
+    def right(_picture, _scene):
+        return {name: truth[name] for name in ("roughness", "metallic")}
+
+    def wrong(_picture, _scene):
+        return {name: 1.0 - truth[name] for name in ("roughness", "metallic")}
+
+    assert export.constants(right, [scene]) == {}
+    found = export.constants(wrong, [scene])
+    assert found["roughness"] == usual
+    constant_error = metrics.average(np.abs(truth["metallic"]), weight)
+    wrong_error = metrics.average(np.abs(1.0 - 2.0 * truth["metallic"]), weight)
+    assert (found.get("metallic") == 0.0) == (constant_error <= wrong_error)
+
+
 def test_learning_rate_warms_up_and_cools_down():
     recipe = Recipe()
     assert learning_rate(recipe, 0, 0.0) < 0.01 * recipe.learning_rate

@@ -101,6 +101,15 @@ def test_a_larger_size_than_the_source_is_not_invented(tmp_path, source):
     assert any("not made larger" in warning for warning in report["warnings"])
 
 
+def test_what_the_engine_warns_of_is_in_the_report(tmp_path, source):
+    class Modest(BoxRoomEngine):
+        def warnings(self, maps):
+            return [f"The {name} map is a guess." for name in maps]
+
+    report = extract(source, tmp_path / "out", Settings(maps=("depth",)), engine=Modest())
+    assert "The depth map is a guess." in report["warnings"]
+
+
 def test_a_map_the_engine_cannot_make_is_refused(tmp_path, source):
     with pytest.raises(OmnixError, match="makes no semantic map"):
         run(source, tmp_path / "out", maps=("albedo", "semantic"))

@@ -2,6 +2,9 @@
 """Writes the averaged weights of a training run as the files that the compact engine reads.
 
 python -m training.export RUN [--to FOLDER]
+
+A map that the network guesses no better than one value everywhere would, on the validation scenes,
+is entered into the card as that constant; the engine then yields it and says so.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save
 
@@ -21,9 +25,12 @@ from blender_omnix import __version__
 from blender_omnix.adapters.check import ADAPTED
 from blender_omnix.engines.compact.engine import BASE, CARD, WEIGHTS
 from blender_omnix.engines.compact.network import TASKS, adapted_modules
+from blender_omnix.panorama import tonemap
 
-from . import lora, losses
-from .dataset import HEIGHT
+from . import lora, losses, metrics
+from .dataset import HEIGHT, Scene, read, under
+from .evaluate import Compact, Predict, truth_of
+from .generate import data_folder
 from .train import Model, load_average
 
 PEFT_PREFIX = "base_model.model."
@@ -46,6 +53,34 @@ def write(model: Model, folder: Path, about: dict) -> None:
         digests[name] = hashlib.sha256(data).hexdigest()
     card = about | {"sha256": digests}
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def constants(predict: Predict, scenes: list[Scene]) -> dict[str, float]:
+    """The values, by map, that are no worse than `predict` on the scenes.
+
+    Roughness is compared with its median over all scenes, metallic with 0, by the mean absolute
+    error, weighted by solid angle, the sky left out.
+    """
+    true: dict[str, list[np.ndarray]] = {"roughness": [], "metallic": []}
+    guessed: dict[str, list[np.ndarray]] = {"roughness": [], "metallic": []}
+    areas = []
+    for scene in scenes:
+        truth = truth_of(scene)
+        picture, _ = tonemap.expose(under(scene, 0))
+        maps = predict(picture, scene)
+        areas.append(metrics.area(truth["valid"]).ravel())
+        for name, values in true.items():
+            values.append(truth[name].ravel())
+            guessed[name].append(maps[name].ravel())
+    area = np.concatenate(areas)
+    found = {}
+    for name, values in true.items():
+        truth, guess = np.concatenate(values), np.concatenate(guessed[name])
+        value = 0.0 if name == "metallic" else round(metrics.median(truth, area), 3)
+        error = metrics.average(np.abs(guess - truth), area)
+        if metrics.average(np.abs(value - truth), area) <= error:
+            found[name] = value
+    return found
 
 
 def unbias_metal(model: Model) -> None:
@@ -106,6 +141,11 @@ def main(arguments: list[str] | None = None) -> None:
     about = describe(state)
     if options.height:
         about["height"] = options.height
+    write(model, options.to, about)
+    scenes = [read(path) for path in sorted((data_folder() / "scenes" / "val").glob("*.npz"))]
+    if not scenes:
+        parser.error("render validation scenes first: training.generate --split val --count 40")
+    about["constants"] = constants(Compact(options.to), scenes)
     write(model, options.to, about)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from blender_omnix.engines.compact.network import latitudes
 
 OBJECT_WEIGHT = 2.0
-METAL_WEIGHT = 4.0
+METAL_WEIGHT = 8.0
 EDGE_RATIO = 0.15  # neighbours whose log depths differ by more are not one surface
 
 
@@ -132,7 +132,7 @@ def pbr(roughness: Tensor, metallic: Tensor, target: dict[str, Tensor]) -> Tenso
     return (
         1.5 * mean(error.abs(), weight)
         + 0.5 * gradient(error, weight)
-        + 0.5 * mean(metal, weight * (1.0 + METAL_WEIGHT * target["metallic"]))
+        + 1.5 * mean(metal, weight * (1.0 + METAL_WEIGHT * target["metallic"]))
     )
 
 

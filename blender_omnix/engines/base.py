@@ -59,3 +59,6 @@ class Engine(Protocol):
 
     def adapters(self) -> list[dict[str, Any]]:
         """The report's `adapters` entries, one per adapter injected so far."""
+
+    def warnings(self, maps: Collection[str]) -> list[str]:
+        """Sentences for the report on what the user should know of `maps`, once loaded."""

@@ -53,6 +53,7 @@ class CompactEngine:
         self.network: CompactNetwork | None = None
         self.height = 0
         self._adapters: list[dict[str, Any]] = []
+        self._constants: dict[str, float] = {}
 
     def load(self, progress: Callable[[str, float], None]) -> None:
         """Read and verify the weights, inject the adapters and measure what each one does.
@@ -75,6 +76,7 @@ class CompactEngine:
         measured = measure_effects(network)
         require(measured)
         self._adapters = [report.entry(task, injected[task], measured[task]) for task in TASKS]
+        self._constants = card.get("constants", {})
         self.network = network
         self.height = card["height"]
         progress("Loading Compact", 1.0)
@@ -87,6 +89,16 @@ class CompactEngine:
     def adapters(self) -> list[dict[str, Any]]:
         """The report's `adapters` entries, one per task, once loaded."""
         return self._adapters
+
+    def warnings(self, maps: Collection[str]) -> list[str]:
+        """A sentence for each of `maps` that is a constant: the card names what the network does
+        no better, on the validation scenes, than one value everywhere."""
+        return [
+            f"The {name} map is {value:g} everywhere: the network of this version guesses no "
+            "better than that."
+            for name, value in self._constants.items()
+            if name in maps
+        ]
 
     def predict(
         self,
@@ -120,6 +132,8 @@ class CompactEngine:
                 result |= finish(self.network.decode(features, task, seen))
         if "normal" in result:
             result["normal"] = planes.snap_normals(result["normal"], result["depth"], result["sky"])
+        for name in self._constants.keys() & result.keys():
+            result[name] = np.full_like(result[name], self._constants[name])
         progress(_STAGES[tasks[-1]], 1.0)
         return result
 
