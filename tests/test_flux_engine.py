@@ -14,8 +14,9 @@ from blender_omnix import engines, maps
 from blender_omnix.adapters.find import PUBLISHED_NAME
 from blender_omnix.adapters.inject import inject
 from blender_omnix.engines.flux import components
+from blender_omnix.engines.flux import engine as flux_engine
 from blender_omnix.engines.flux.attention import CrossAdapterAttnProcessor
-from blender_omnix.engines.flux.engine import FluxEngine, network_size
+from blender_omnix.engines.flux.engine import FluxEngine, best_device, network_size
 from blender_omnix.errors import Cancelled, OmnixError
 from blender_omnix.extract import Settings, extract
 from blender_omnix.panorama import frames
@@ -221,6 +222,38 @@ def test_a_configuration_of_something_else_is_named(weights, tmp_path, part):
     config.write_text('{"_class_name": 3}')
     with pytest.raises(OmnixError, match=f"{part} cannot be read"):
         FluxEngine(folder, ADAPTERS, device="cpu").load(ignore)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "best"),
+    [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_the_best_device_there_is(monkeypatch, cuda, mps, best):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert best_device() == best
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("cuda", torch.bfloat16), ("mps", torch.bfloat16)])
+def test_an_accelerator_computes_in_bfloat16(weights, monkeypatch, name, dtype):
+    """As far as one gets without the accelerator: to the type that the weights are read in."""
+    asked = []
+
+    def load(folder, kind):
+        asked.append(kind)
+        raise OmnixError("enough")
+
+    monkeypatch.setattr(flux_engine, "_device", torch.device)
+    monkeypatch.setattr(components, "load", load)
+    with pytest.raises(OmnixError, match="enough"):
+        FluxEngine(weights, ADAPTERS, device=name).load(ignore)
+    assert asked == [dtype]
+
+
+def test_metal_has_no_8_bit_floats(weights, monkeypatch):
+    monkeypatch.setattr(flux_engine, "_device", torch.device)
+    with pytest.raises(OmnixError, match="leave out the engine's option fp8"):
+        FluxEngine(weights, ADAPTERS, device="mps", fp8=True).load(ignore)
 
 
 def test_a_refused_adapter_spoils_neither_the_engine_nor_other_maps(weights, tmp_path):

@@ -94,6 +94,41 @@ def test_the_prompt_is_encoded_once(encoders):
     assert torch.equal(first.pooled, second.pooled)
 
 
+def test_a_folder_that_takes_no_cache_is_no_failure(encoders, monkeypatch):
+    (encoders / prompt.CACHE).unlink(missing_ok=True)
+    monkeypatch.setattr(prompt, "CACHE", "absent/prompt_embeds.safetensors")
+    assert prompt.load(encoders, CPU).tokens.ndim == 3
+    assert not (encoders / "absent").exists()
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
+def test_a_damaged_encoder_is_named(encoders, part):
+    (file,) = (encoders / part).glob("*.safetensors")
+    file.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(OmnixError, match=f"{part} cannot be read"):
+        prompt.encode(encoders, prompt.TEXT, CPU)
+
+
+def test_an_absent_tokenizer_is_named(encoders):
+    shutil.rmtree(encoders / "tokenizer_2")
+    with pytest.raises(OmnixError, match="tokenizer_2 cannot be read"):
+        prompt.encode(encoders, prompt.TEXT, CPU)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "pooled"),
+    [
+        (torch.ones(2, 3, 4), torch.ones(2, 5)),
+        (torch.full((1, 3, 4), torch.nan), torch.ones(1, 5)),
+        (torch.ones(1, 3, 4), torch.ones(1, 5).int()),
+    ],
+)
+def test_embeddings_of_another_kind_are_refused(tmp_path, tokens, pooled):
+    prompt.write(tmp_path / prompt.CACHE, prompt.Prompt(tokens, pooled))
+    with pytest.raises(OmnixError, match="does not hold prompt_embeds"):
+        prompt.load(tmp_path, CPU)
+
+
 def test_nothing_to_encode_with_is_told(tmp_path):
     with pytest.raises(OmnixError, match=r"neither prompt_embeds\.safetensors nor tok"):
         prompt.load(tmp_path, CPU)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from safetensors import SafetensorError
 
 from ...errors import OmnixError
 
@@ -65,23 +66,30 @@ def load(weights: Path, dtype: torch.dtype) -> Components:
     )
 
 
+# Diffusers and Transformers meet damaged files with whatever exception comes next.
+_DAMAGE = (
+    *(OSError, SafetensorError, ValueError, RuntimeError),
+    *(LookupError, TypeError, AttributeError),
+)
+
+
 @contextlib.contextmanager
-def _reading(folder: Path) -> Iterator[None]:
-    """Diffusers meets damaged files with whatever exception comes next."""
+def reading(folder: Path) -> Iterator[None]:
+    """Tell of a failure to read one of the model's folders as an OmnixError that names it."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+    except _DAMAGE as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OmnixError(f"{folder} cannot be read ({reason}); download it again.") from error
 
 
 def _load_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
-    with _reading(folder):
+    with reading(folder):
         return FlowMatchEulerDiscreteScheduler.from_pretrained(folder, local_files_only=True)
 
 
 def _load_model(model_class, folder: Path, dtype: torch.dtype):
-    with _reading(folder):
+    with reading(folder):
         model, info = model_class.from_pretrained(
             folder, torch_dtype=dtype, local_files_only=True, output_loading_info=True
         )

@@ -98,8 +98,11 @@ class FluxEngine:
             raise OmnixError(f"{self.root} is no folder; choose the root of the OmniX adapters.")
         find.find(self.root)
         device = _device(self.device or best_device())
+        if self.fp8 and device.type == "mps":
+            raise OmnixError("Metal has no 8-bit floats; leave out the engine's option fp8.")
         progress("Loading Prompt", 0.0)
-        embeddings = prompt.load(self.weights, device)
+        with _out_of_memory():
+            embeddings = prompt.load(self.weights, device)
         progress("Loading FLUX", 0.1)
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         parts = components.load(self.weights, dtype)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ...errors import OmnixError
+from .components import reading
 
 TEXT = "[EQUIRECTANGULAR]"
 CACHE = "prompt_embeds.safetensors"
@@ -46,7 +47,7 @@ def load(weights: Path, device: torch.device) -> Prompt:
         )
     prompt = encode(weights, TEXT, device)
     # Weights may lie in a read-only place; then the encoders just run again next time.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, SafetensorError):
         write(cache, prompt)
     return prompt
 
@@ -58,7 +59,7 @@ def read(file: Path) -> Prompt:
         prompt = Prompt(tensors[TOKENS_KEY], tensors[POOLED_KEY])
     except (OSError, SafetensorError, KeyError):
         prompt = None
-    if prompt is None or prompt.tokens.ndim != 3 or prompt.pooled.ndim != 2:
+    if prompt is None or not (_sound(prompt.tokens, 3) and _sound(prompt.pooled, 2)):
         raise OmnixError(
             f"{file} does not hold {TOKENS_KEY} (1, T, C) and {POOLED_KEY} (1, P); delete it to "
             "have the prompt encoded again."
@@ -66,8 +67,20 @@ def read(file: Path) -> Prompt:
     return prompt
 
 
+def _sound(embedding: torch.Tensor, dimensions: int) -> bool:
+    return (
+        embedding.ndim == dimensions
+        and len(embedding) == 1
+        and embedding.is_floating_point()
+        and bool(embedding.isfinite().all())
+    )
+
+
 def write(file: Path, prompt: Prompt) -> None:
-    """Write embeddings so that a reader sees the whole file or none."""
+    """Write embeddings so that a reader sees the whole file or none.
+
+    Raises OSError or SafetensorError where that is not possible.
+    """
     partial = file.with_suffix(".partial")
     tensors = {TOKENS_KEY: prompt.tokens, POOLED_KEY: prompt.pooled}
     save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, partial)
@@ -79,12 +92,15 @@ def encode(weights: Path, text: str, device: torch.device) -> Prompt:
     """Encode `text` with the folder's CLIP and T5 in bfloat16, one after the other.
 
     As Diffusers' FluxPipeline does: CLIP's pooled output, T5's last hidden states padded to 512
-    tokens without a mask.
+    tokens without a mask. Raises OmnixError naming the part that cannot be read.
     """
     from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
     def run(model_class, part: str, tokenizer_part: str, length: int | None):
-        tokenizer = AutoTokenizer.from_pretrained(weights / tokenizer_part, local_files_only=True)
+        with reading(weights / tokenizer_part):
+            tokenizer = AutoTokenizer.from_pretrained(
+                weights / tokenizer_part, local_files_only=True
+            )
         ids = tokenizer(
             text,
             padding="max_length",
@@ -92,9 +108,10 @@ def encode(weights: Path, text: str, device: torch.device) -> Prompt:
             max_length=length or tokenizer.model_max_length,
             return_tensors="pt",
         ).input_ids
-        model = model_class.from_pretrained(
-            weights / part, dtype=torch.bfloat16, local_files_only=True
-        )
+        with reading(weights / part):
+            model = model_class.from_pretrained(
+                weights / part, dtype=torch.bfloat16, local_files_only=True
+            )
         return model.to(device).eval()(ids.to(device))
 
     pooled = run(CLIPTextModel, "text_encoder", "tokenizer", None).pooler_output
