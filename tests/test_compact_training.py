@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from blender_omnix.panorama import frames
 from training import augment, export, losses, metrics
 from training.dataset import Scenes, halve, read, relight, sample
-from training.evaluate import box_maps, room_box, truth_of
+from training.evaluate import box_maps, previous_weights, room_box, truth_of
 from training.train import Model, Recipe, Run, draw, learning_rate, load_average, train
 
 BOX = (-2.0, -3.0, -1.5, 3.0, 2.0, 1.2)
@@ -264,6 +265,21 @@ def test_a_map_no_better_than_a_constant_is_entered_as_one(scene):
     constant_error = metrics.average(np.abs(truth["metallic"]), weight)
     wrong_error = metrics.average(np.abs(1.0 - 2.0 * truth["metallic"]), weight)
     assert (found.get("metallic") == 0.0) == (constant_error <= wrong_error)
+
+
+def test_previous_weights_come_from_the_history(tmp_path):
+    weights = tmp_path / "repository" / "weights"
+    weights.mkdir(parents=True)
+    git = ["git", "-C", str(weights), "-c", "user.name=-", "-c", "user.email=-"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    for text in ("first", "second"):
+        assert previous_weights(weights, tmp_path / "none") is None
+        (weights / "card.json").write_text(text)
+        subprocess.run([*git, "add", "."], check=True)
+        subprocess.run([*git, "commit", "-q", "-m", text], check=True)
+    before = previous_weights(weights, tmp_path / "before")
+    assert (before / "card.json").read_text() == "first"
+    assert (weights / "card.json").read_text() == "second"
 
 
 def test_learning_rate_warms_up_and_cools_down():

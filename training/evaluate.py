@@ -13,9 +13,12 @@ pictures go through the tone mapping of ``extract`` and the engine as it ships.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import subprocess
 import sys
+import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -235,12 +238,33 @@ def panorama_sheet(files: list[Path], engine: CompactEngine, file: Path) -> None
     sheet(rows, file)
 
 
+def previous_weights(weights: Path, folder: Path) -> Path | None:
+    """The folder ``weights`` as it was before its last change, from the repository's history into
+    ``folder``; None where there was none or the history is not at hand."""
+    git = ["git", "-C", str(weights)]
+    command = [*git, "log", "-2", "--format=%H", "--", "."]
+    commits = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    if len(commits) < 2:
+        return None
+    # From within the folder, git packs what lies there, as if it were the root.
+    command = [*git, "archive", "--format=tar", commits[1], "."]
+    packed = subprocess.run(command, capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--scenes", type=Path, help="folder of scene files; default the test split")
     parser.add_argument("--out", type=Path, default=Path("evaluation"))
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    parser.add_argument("--previous", type=Path, help="weights to compare with")
+    parser.add_argument(
+        "--previous",
+        type=Path,
+        help="weights to compare with; default those "
+        "that shipped before, from the repository's history",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--panoramas", type=Path, nargs="+", help="only write a sheet of these")
     options = parser.parse_args(arguments)
@@ -264,9 +288,11 @@ def main(arguments: list[str] | None = None) -> None:
         "trivial": trivial,
         "room box (oracle)": room_box,
     }
-    if options.previous:
-        rows["previous"] = Compact(options.previous)
-    scores = evaluate(scenes, rows)
+    with tempfile.TemporaryDirectory() as folder:
+        previous = options.previous or previous_weights(WEIGHTS, Path(folder))
+        if previous:
+            rows["previous weights"] = Compact(previous)
+        scores = evaluate(scenes, rows)
     rises = rise(scores, "compact, adapters zeroed", "compact")
 
     for kind, of_kind in scores.items():
