@@ -7,6 +7,7 @@ PY := $(VENV)/bin/python
 PIP_FLAGS := $(if $(WHEELHOUSE),--no-index --find-links "$(abspath $(WHEELHOUSE))")
 OUT ?= demo
 PANORAMA ?=
+MINUTES ?= 120
 
 .PHONY: demo test test-matrix test-window lint bench bench-environment zip data train evaluate clean
 
@@ -45,7 +46,7 @@ data: $(VENV)/.ready
 	$(PY) -m training.generate --split val --first 0 --count 40 --jobs 2
 
 train: $(VENV)/.ready
-	$(PY) -m training.train --out build/train
+	$(PY) -m training.train --out build/train --minutes $(MINUTES) --height 64 --batch 6
 
 evaluate: $(VENV)/.ready
 	$(PY) -m training.evaluate
