@@ -8,8 +8,8 @@ A failed check is a warning, not an error. Each compares one number with a thres
 | finite                | share of values, over all maps, that are not finite  | 0             |
 | normal_unit           | share of the sphere with |n| off 1 by over 0.02      | at most 0.001 |
 | normal_facing         | share of the surface with n . ray over 0.05          | at most 0.02  |
-| normal_floor          | mean n_z of what is seen over 60 degrees downwards   | at least 0.3  |
-| normal_ceiling        | mean n_z of what is seen over 60 degrees upwards     | at most -0.3  |
+| normal_floor          | mean n_z of the surface over 60 degrees downwards    | at least 0.3  |
+| normal_ceiling        | mean n_z of the surface over 60 degrees upwards      | at most -0.3  |
 | albedo_copy           | rank correlation of albedo and input, the mean of    | at most 0.97  |
 |                       | the three channels                                   |               |
 | depth_flat            | standard deviation of ln(depth) over the surface     | at least 0.05 |
@@ -24,10 +24,11 @@ A failed check is a warning, not an error. Each compares one number with a thres
 |                       | worse of edge and pole                               |               |
 
 Shares and means are over solid angle, the surface is where depth is not 0. A check is left out
-where it has nothing to look at: its map was not made, no surface lies below or above, or a map is
-so even (standard deviation under 0.02, as metallic is where nothing is metal) that a correlation
-means nothing. Copies are told by ranks, which no exposure or tone curve changes. Normals are
-checked by geometry alone: world-space normals are strongly coloured by nature.
+where it has nothing to look at: its map was not made, surface covers less than half of what lies
+below or above (a facade that reaches up is no ceiling), or a map is so even (standard deviation
+under 0.02, as metallic is where nothing is metal) that a correlation means nothing. Copies are told
+by ranks, which no exposure or tone curve changes. Normals are checked by geometry alone:
+world-space normals are strongly coloured by nature.
 """
 
 from __future__ import annotations
@@ -44,8 +45,10 @@ from .panorama import frames, seams
 # then means an angle, and noise of the network's size is not hidden by upsampling.
 _ROWS = 128
 _EVEN = 0.02
-# Less of the sphere than this gives no verdict on floor and ceiling.
+# Less of the sphere than this gives no verdict, and less of what lies below or above than this no
+# floor or ceiling.
 _LEAST_SHARE = 0.01
+_LEAST_COVER = 0.5
 _SEAM_LIMIT = 8.0
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
@@ -93,13 +96,19 @@ def _normal_facing(samples: _Samples) -> float | None:
 
 
 def _normal_floor(samples: _Samples) -> float | None:
-    below = samples.rays[..., 2] < -np.sin(np.radians(60))
-    return samples.mean(samples.maps["normal"][..., 2], samples.surface & below)
+    return _upwards(samples, samples.rays[..., 2] < -np.sin(np.radians(60)))
 
 
 def _normal_ceiling(samples: _Samples) -> float | None:
-    above = samples.rays[..., 2] > np.sin(np.radians(60))
-    return samples.mean(samples.maps["normal"][..., 2], samples.surface & above)
+    return _upwards(samples, samples.rays[..., 2] > np.sin(np.radians(60)))
+
+
+def _upwards(samples: _Samples, region: np.ndarray) -> float | None:
+    """Mean n_z of the surface in a region; None where too little of it is surface."""
+    cover = samples.mean(samples.surface, region)
+    if cover is None or cover < _LEAST_COVER:
+        return None
+    return samples.mean(samples.maps["normal"][..., 2], samples.surface & region)
 
 
 def _albedo_copy(samples: _Samples) -> float | None:
@@ -310,7 +319,8 @@ def check(maps: Mapping[str, np.ndarray], panorama: np.ndarray) -> list[dict[str
 def _entry(name: str, value: float, threshold: float, passed: bool, message: str) -> dict[str, Any]:
     return {
         "name": name,
-        "value": round(float(value), 5),
+        # Significant digits: a few bad pixels of millions are still more than 0.
+        "value": float(f"{value:.5g}"),
         "threshold": threshold,
         "passed": bool(passed),
         "message": message,

@@ -74,6 +74,12 @@ def rolled_rows(array: np.ndarray) -> np.ndarray:
     return array * (ramp if array.ndim == 2 else ramp[:, None])
 
 
+def halved(array: np.ndarray) -> np.ndarray:
+    """The left half from another place of the panorama: a jump over both edges of the half."""
+    left = np.arange(array.shape[1]) < array.shape[1] // 2
+    return np.where(left[:, None], array, np.roll(array, array.shape[1] // 8, axis=1))
+
+
 def luminance(maps: dict[str, np.ndarray]) -> np.ndarray:
     return maps["picture"] @ np.array([0.2126, 0.7152, 0.0722], np.float32)
 
@@ -107,9 +113,19 @@ FAULTS = {
         "roughness",
         lambda m: rolled_rows(np.full_like(m["roughness"], 0.7)),
     ),
+    "metallic does not close": (
+        "metallic_seam",
+        "metallic",
+        lambda m: rolled_rows(np.full_like(m["metallic"], 0.7)),
+    ),
+    "normals do not close": ("normal_seam", "normal", lambda m: halved(m["normal"])),
     "depth does not close": ("depth_seam", "depth", lambda m: rolled_rows(m["depth"])),
     "a number is missing": ("finite", "depth", broken),
 }
+
+
+def test_every_check_has_a_fault():
+    assert {name for name, _, _ in FAULTS.values()} == EVERY
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -141,6 +157,27 @@ def test_sky_and_lamps_are_no_surface():
     maps["albedo"][60:64, 10:40] = 0.0
     assert "normal_ceiling" not in run(maps)
     assert failed(maps) == {"albedo_copy"}
+
+
+def test_a_facade_that_reaches_up_is_no_ceiling():
+    """A street: a third of what lies above is wall, which rightly does not face down."""
+    maps = good()
+    rays = frames.directions(HEIGHT, 2 * HEIGHT)
+    up = rays[..., 2] > 0.5
+    facade = up & (abs(np.arctan2(rays[..., 1], rays[..., 0])) < np.pi / 3)
+    maps["depth"][up] = 0.0
+    maps["normal"][up] = -rays[up]
+    maps["depth"][facade] = 3.0 / rays[facade][:, 0]
+    maps["normal"][facade] = (-1.0, 0.0, 0.0)
+    assert "normal_ceiling" not in run(maps)
+
+
+def test_few_bad_values_are_not_rounded_to_none():
+    maps = good(512)
+    maps["depth"][3, 5] = np.nan
+    entry = run(maps)["finite"]
+    assert not entry["passed"]
+    assert entry["value"] > entry["threshold"]
 
 
 def test_a_room_without_metal_is_no_fault():
