@@ -9,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from blender_omnix import __version__
@@ -188,3 +189,59 @@ def test_the_report_is_put_in_few_words(host):
     assert report.summary(contents) == "1024 x 512, compact engine, 3 s"
     assert report.adapters_summary(contents) == "2 adapters, 29 of 34 modules injected"
     assert report.duration(600) == "10 min"
+
+
+@pytest.mark.blender
+def test_a_depth_map_is_readable_in_its_thumbnail(blender, host, tmp_path):
+    thumbnails = host("thumbnails")
+    # Metres: 1 in the left half, 4 in the right one; the sky above.
+    depth = np.ones((32, 64, 4), np.float32)
+    depth[:, 32:, :3] = 4.0
+    depth[16:, :, :3] = 0.0
+    image = blender.data.images.new("Depth", 64, 32, float_buffer=True, is_data=True)
+    image.pixels.foreach_set(depth.ravel())
+    image.filepath_raw, image.file_format = str(tmp_path / "depth.exr"), "OPEN_EXR"
+    image.save()
+    images = set(blender.data.images.keys())
+    thumbnails.icon("depth", tmp_path / "depth.exr")
+    thumbnails.draw_waiting()
+    (preview,) = thumbnails._previews.values()
+    assert tuple(preview.image_size) == (256, 128)
+    shown = np.empty((128, 256, 4), np.float32)
+    preview.image_pixels_float.foreach_get(shown.ravel())
+    for column, row, grey in ((64, 32, 1.0), (192, 32, 0.25), (64, 96, 0.0)):
+        assert shown[row, column] == pytest.approx((grey, grey, grey, 1.0), abs=0.02)
+    assert set(blender.data.images.keys()) == images
+    thumbnails.forget()
+    assert not blender.app.timers.is_registered(thumbnails.draw_waiting)
+
+
+@pytest.mark.blender
+def test_what_the_preferences_say_reaches_the_flux_engine(blender, host):
+    chosen = host("preferences").get(blender.context)
+    names = ("weights", "adapters", "device", "fp8", "height")
+    wanted = {
+        "weights": "/models/flux",
+        "adapters": "/models/omnix",
+        "device": "cuda:1",
+        "fp8": True,
+        "height": 512,
+    }
+    before = {name: getattr(chosen, f"flux_{name}") for name in names}
+    try:
+        for name in names:
+            setattr(chosen, f"flux_{name}", wanted[name])
+        options = host("operators").engine_options(blender.context, "FLUX")
+        assert options == wanted
+        assert host("operators").engine_options(blender.context, "COMPACT") == {}
+    finally:
+        for name in names:
+            setattr(chosen, f"flux_{name}", before[name])
+    pytest.importorskip("torch")
+    from blender_omnix.engines.flux import engine
+
+    made = engine.FluxEngine(**options)
+    assert (made.device, made.fp8, made.height) == ("cuda:1", True, 512)
+    limits = chosen.bl_rna.properties["flux_height"]
+    assert (limits.hard_min, limits.hard_max) == (engine.MIN_HEIGHT, engine.MAX_HEIGHT)
+    assert limits.default == engine.MAX_HEIGHT

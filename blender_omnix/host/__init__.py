@@ -14,6 +14,7 @@ from . import (
     preferences,
     properties,
     report,
+    thumbnails,
 )
 
 _CLASSES = (
@@ -37,7 +38,7 @@ def register() -> None:
 def unregister() -> None:
     operators.stop_timer()
     job.unregister()
-    panels.forget_previews()
+    thumbnails.forget()
     del bpy.types.Scene.omnix
     for cls in reversed(_CLASSES):
         bpy.utils.unregister_class(cls)

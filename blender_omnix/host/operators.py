@@ -135,8 +135,10 @@ def engine_options(context: bpy.types.Context, engine: str) -> dict[str, Any]:
     if engine != "FLUX":
         return {}
     chosen = preferences.get(context)
-    options = {"weights": chosen.flux_weights, "adapters": chosen.flux_adapters}
-    return {key: bpy.path.abspath(value) for key, value in options.items() if value}
+    folders = {"weights": chosen.flux_weights, "adapters": chosen.flux_adapters}
+    options = {key: bpy.path.abspath(folder) for key, folder in folders.items()}
+    options |= {"device": chosen.flux_device, "fp8": chosen.flux_fp8, "height": chosen.flux_height}
+    return options
 
 
 def _wait(started: job.Job) -> None:

@@ -7,13 +7,10 @@ import textwrap
 from pathlib import Path
 
 import bpy
-import bpy.utils.previews
 
 from .. import maps
 from ..errors import OmnixError
-from . import job, operators, report
-
-_previews: bpy.utils.previews.ImagePreviewCollection | None = None
+from . import job, operators, report, thumbnails
 
 
 class _Sidebar:
@@ -112,20 +109,8 @@ def _draw_thumbnails(layout: bpy.types.UILayout, folder: Path) -> None:
     grid = layout.grid_flow(columns=3, row_major=True, even_columns=True)
     for name, file in maps.map_files(folder).items():
         cell = grid.column(align=True)
-        cell.template_icon(icon_value=_thumbnail(file), scale=4.0)
+        cell.template_icon(icon_value=thumbnails.icon(name, file), scale=4.0)
         cell.label(text=maps.MAPS[name].label)
-
-
-def _thumbnail(file: Path) -> int:
-    """The icon of an image file; Blender reads the file when the icon is first drawn."""
-    global _previews
-    if _previews is None:
-        _previews = bpy.utils.previews.new()
-    # A map that was extracted again is another picture under the same path.
-    key = f"{file} {file.stat().st_mtime_ns}"
-    if key not in _previews:
-        _previews.load(key, str(file), "IMAGE")
-    return _previews[key].icon_id
 
 
 def _sentence(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str) -> None:
@@ -170,10 +155,3 @@ CLASSES = (
     OMNIX_PT_world_settings,
     OMNIX_PT_world_maps,
 )
-
-
-def forget_previews() -> None:
-    global _previews
-    if _previews is not None:
-        bpy.utils.previews.remove(_previews)
-        _previews = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The add-on's preferences: which Python the worker runs on, and where weights lie."""
+"""The add-on's preferences: which Python the worker runs on, and how FLUX is run."""
 
 from __future__ import annotations
 
@@ -38,13 +38,32 @@ class OMNIX_AP_preferences(bpy.types.AddonPreferences):
         subtype="DIR_PATH",
     )
 
+    flux_fp8: bpy.props.BoolProperty(
+        name="8-Bit Weights",
+        description="Keep the FLUX transformer in 8-bit floats, in half the memory of the GPU and "
+        "a little less precise; adapters keep their precision",
+    )
+    flux_height: bpy.props.IntProperty(
+        name="Network Height",
+        description="Rows of the panorama that FLUX sees, at most; fewer need less time and "
+        "memory of the GPU, and find less detail",
+        default=720,
+        min=64,
+        max=720,
+        subtype="PIXEL",
+    )
+    flux_device: bpy.props.StringProperty(
+        name="Device",
+        description="Device of torch that runs FLUX, such as cuda:1. Empty takes the best there is",
+    )
+
     def draw(self, _context: bpy.types.Context) -> None:
         layout = self.layout
         layout.use_property_split = True
         layout.prop(self, "python")
         layout.prop(self, "idle_seconds")
-        layout.prop(self, "flux_weights")
-        layout.prop(self, "flux_adapters")
+        for name in ("weights", "adapters", "fp8", "height", "device"):
+            layout.prop(self, f"flux_{name}")
 
 
 def get(context: bpy.types.Context) -> OMNIX_AP_preferences:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A quick stand-in for the geometry of a place, live while its settings are dragged.
 
-Geometry Nodes displace a grid by the depth map and drop edges that jump. It has neither welded
-seams nor background nor hull: those come with the full mesh.
+Geometry Nodes displace a grid by the depth map and drop edges that jump. What takes a walk over
+the whole grid comes with the full mesh alone, on Apply: the background that Fill grows behind
+edges, depth smoothed along the normals, welded seams and closed poles, hull and panes.
 """
 
 from __future__ import annotations

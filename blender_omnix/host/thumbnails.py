@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Small pictures of maps for the panel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bpy
+import bpy.utils.previews
+
+from .. import maps
+
+_WIDTH = 256
+
+_previews: bpy.utils.previews.ImagePreviewCollection | None = None
+# Depth maps that have a preview without a picture yet, by its key.
+_waiting: dict[str, Path] = {}
+
+
+def icon(name: str, file: Path) -> int:
+    """The icon of a map's file; Blender reads the file when the icon is first drawn."""
+    global _previews
+    if _previews is None:
+        _previews = bpy.utils.previews.new()
+    # A map that was extracted again is another picture under the same path.
+    key = f"{file} {file.stat().st_mtime_ns}"
+    if key not in _previews:
+        if name == "depth":
+            # Metres would all be white, and while a panel is drawn no image may be loaded.
+            _previews.new(key)
+            _waiting[key] = file
+            if not bpy.app.timers.is_registered(draw_waiting):
+                bpy.app.timers.register(draw_waiting)
+        else:
+            _previews.load(key, str(file), "IMAGE")
+    return _previews[key].icon_id
+
+
+def draw_waiting() -> None:
+    """Draw the depth maps that were asked for since the last time; runs on a timer."""
+    while _waiting:
+        key, file = _waiting.popitem()
+        _draw_depth(_previews[key], file)
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            area.tag_redraw()
+
+
+def _draw_depth(preview: bpy.types.ImagePreview, file: Path) -> None:
+    """Show a depth map as inverse depth: what is near is white, far dark, the sky black."""
+    import numpy as np  # slow to import, and enabling the add-on should not wait for it
+
+    image = bpy.data.images.load(str(file), check_existing=False)
+    try:
+        image.colorspace_settings.name = maps.MAPS["depth"].colorspace
+        width, height = image.size
+        pixels = np.empty((height, width, image.channels), np.float32)
+        image.pixels.foreach_get(pixels.ravel())
+    finally:
+        bpy.data.images.remove(image)
+    # Not scaled: that would mix metres with the 0 that stands for sky.
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int)
+        for new, old in ((_WIDTH // 2, height), (_WIDTH, width))
+    )
+    depth = pixels[np.ix_(rows, columns)][..., 0]
+    surface = depth > 0
+    rgba = np.zeros((*depth.shape, 4), np.float32)
+    if surface.any():
+        near = np.percentile(depth[surface], 2)
+        inverse = np.clip(near / np.where(surface, depth, near), 0.0, 1.0)
+        rgba[..., :3] = np.where(surface, inverse, 0.0)[..., None]
+    rgba[..., 3] = 1.0
+    preview.image_size = (_WIDTH, _WIDTH // 2)
+    preview.image_pixels_float.foreach_set(rgba.ravel())
+
+
+def forget() -> None:
+    """Give the pictures back, when the extension is disabled."""
+    global _previews
+    if bpy.app.timers.is_registered(draw_waiting):
+        bpy.app.timers.unregister(draw_waiting)
+    _waiting.clear()
+    if _previews is not None:
+        bpy.utils.previews.remove(_previews)
+        _previews = None
