@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 
+from blender_omnix import maps
 from tests import box_room
 from tests.test_host_source import make_world
 
@@ -364,13 +365,22 @@ def test_removing_leaves_the_file_as_it_was(blender, build, room_folder):
     before = everything(blender)
     collection = make(blender, build, room_folder)
     build.place.add_camera(blender.context, collection)
+    build.place.mark_asset(collection)
+    build.place.set_collision(collection, True)
+    build.place.replace_map(collection, "roughness", room_folder / "metallic.png")
+    build.place.start_adjusting(collection)
     mine = blender.data.objects.new("mine", None)
     collection.objects.link(mine)
+    mine.parent = collection.objects["OmniX room"]
+    mine.location = (1.0, 2.0, 0.5)
+    blender.context.view_layer.update()
     collection.objects["OmniX room"].name = "renamed"
     build.remove(blender.context, "room")
     after = everything(blender)
     assert after.pop("objects") == before.pop("objects") | {"mine"}
     assert after == before
+    # Half a metre above the viewpoint, where it was.
+    assert mine.location[:] == pytest.approx((1.0, 2.0, 2.1))
     assert users.colorspace_settings.name == "Non-Color"
     assert scene.world.name == "world"
     assert mine.name in scene.collection.objects
@@ -379,9 +389,20 @@ def test_removing_leaves_the_file_as_it_was(blender, build, room_folder):
 def test_two_places_live_side_by_side(blender, build, room_folder):
     first = make(blender, build, room_folder, name="one")
     second = make(blender, build, room_folder, name="two")
-    build.set_mode(second, "ORIGINAL")
-    assert build.place.control(first, "Relit").default_value == 1.0
-    assert build.place.control(second, "Relit").default_value == 0.0
+    place, omnix = build.place, blender.ops.omnix
+    # The place of the active object, the one that is named, and else the first.
+    blender.context.view_layer.objects.active = place.part(second, "surface")
+    omnix.set_mode(mode="ORIGINAL")
+    omnix.replace_map(name="one", map="albedo", filepath=str(room_folder / "panorama.png"))
+    blender.context.view_layer.objects.active = None
+    omnix.set_scale(distance=2.0)
+    assert place.control(first, "Relit").default_value == 1.0
+    assert place.control(second, "Relit").default_value == 0.0
+    assert place.part(first, "map_albedo").filepath == str(room_folder / "panorama.png")
+    assert place.part(second, "map_albedo").filepath == str(room_folder / "albedo.png")
+    assert [place.viewpoint(item).translation.z for item in (first, second)] == pytest.approx(
+        [3.2, 1.6]
+    )
     build.remove(blender.context, "one")
     assert [item.name for item in build.places()] == ["OmniX two"]
     assert all(item.data.materials[0] for item in second.objects if item.type == "MESH")
@@ -471,14 +492,33 @@ def test_operators_do_what_the_functions_do(blender, build, room_folder, tmp_pat
     omnix.save_maps(directory=str(tmp_path / "saved"))
     saved = (tmp_path / "saved" / "albedo.png").read_bytes()
     assert saved == (room_folder / "panorama.png").read_bytes()
-    assert (tmp_path / "saved" / "report.json").exists()
+    report = maps.read_report(tmp_path / "saved")
+    assert report["replaced"] == {"albedo": str(room_folder / "panorama.png")}
+    assert set(maps.map_files(tmp_path / "saved")) == set(place.maps_of(collection))
     with pytest.raises(RuntimeError, match="not empty"):
         omnix.save_maps(directory=str(tmp_path))
+    # An earlier set goes, with the maps that this place has not.
+    box_room.save(tmp_path / "saved", box_room.room(64) | {"semantic": box_room.room(64)["albedo"]})
+    omnix.save_maps(directory=str(tmp_path / "saved"))
+    assert (tmp_path / "saved" / "albedo.png").read_bytes() == saved
+    assert set(maps.map_files(tmp_path / "saved")) == set(place.maps_of(collection))
+    place.part(collection, "root").rotation_euler.z = 0.7
     omnix.add_camera()
-    assert blender.context.scene.camera == place.part(collection, "camera")
+    blender.context.view_layer.update()
+    camera = blender.context.scene.camera
+    assert camera == place.part(collection, "camera")
+    assert camera.matrix_world.translation[:] == pytest.approx((0.0, 0.0, 3.2))
+    towards = -camera.matrix_world.col[2].xyz.normalized()
+    # The middle of the panorama: +X, turned as the place is.
+    assert towards[:] == pytest.approx((math.cos(0.7), math.sin(0.7), 0.0), abs=1e-6)
     omnix.mark_asset()
     assert collection.asset_data is not None
     assert collection.preview.image_size[:] == (256, 256)
+    preview = np.empty((256, 256, 4), np.float32)
+    collection.preview.image_pixels_float.foreach_get(preview.ravel())
+    picture = box_room.room(64)["panorama"]
+    # The middle square, four pixels for one, upside down.
+    np.testing.assert_allclose(preview[::-4, ::4, :3], picture[:, 32:96], atol=0.02)
     with pytest.raises(RuntimeError, match="no world"):
         omnix.follow_world()
     omnix.remove_place()

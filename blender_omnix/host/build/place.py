@@ -12,6 +12,7 @@ nothing of the user's is ever taken for ours.
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -316,19 +317,30 @@ def scale(collection: bpy.types.Collection, factor: float) -> None:
 
 
 def save_maps(collection: bpy.types.Collection, folder: Path) -> None:
-    """Copy the maps as the place uses them, and its report, into a new map set.
+    """Copy the maps as the place uses them, and its report, into a map set of their own.
 
-    Raises OmnixError when `folder` holds something else or cannot be written.
+    The report names under `replaced` the files that the user has put in place of maps. Raises
+    OmnixError when `folder` holds something else or cannot be written, or the report is gone.
     """
     maps.refuse_unless_writable(folder)
     source = folder_of(collection)
+    textures = {name: part(collection, f"map_{name}") for name in maps_of(collection)}
+    files = {name: Path(bpy.path.abspath(image.filepath)) for name, image in textures.items()}
+    own = maps.map_files(source)
+    replaced = {name: str(file) for name, file in files.items() if file != own.get(name)}
+    report = maps.read_report(source) | {"replaced": replaced}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in maps_of(collection):
-            images.save(_built(collection)[f"map_{name}"], folder / maps.MAPS[name].filename)
-        for extra in (maps.PREVIEW, maps.REPORT):
-            if (source / extra).is_file() and source != folder:
-                shutil.copyfile(source / extra, folder / extra)
+        for name, spec in maps.MAPS.items():
+            if name in textures:
+                images.save(textures[name], folder / spec.filename)
+            else:
+                # Of an earlier set.
+                (folder / spec.filename).unlink(missing_ok=True)
+        if (source / maps.PREVIEW).is_file() and source != folder:
+            shutil.copyfile(source / maps.PREVIEW, folder / maps.PREVIEW)
+        text = json.dumps(report, indent=2, ensure_ascii=False)
+        (folder / maps.REPORT).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise OmnixError(
             f"Maps cannot be written to {folder} ({error.strerror}); choose another folder."
@@ -378,13 +390,19 @@ def add_camera(
 def remove(context: bpy.types.Context, name: str) -> None:
     """Take away the place called `name`, exactly what was built.
 
-    Objects that the user has put into its collection move to the scene's. Raises OmnixError where
-    there is no such place.
+    Objects that the user has put into its collection move to the scene's, and those that hang on
+    the place stay where they are. Raises OmnixError where there is no such place.
     """
     collection = find(name)
     if collection is None:
         raise OmnixError(f"There is no place called {name} in this file.")
-    _delete(_built(collection).values())
+    built = _built(collection).values()
+    for item in bpy.data.objects:
+        if item.parent in built and item not in built:
+            here = item.matrix_world.copy()
+            item.parent = None
+            item.matrix_world = here
+    _delete(built)
     for item in list(collection.objects):
         if not any(other is not collection for other in item.users_collection):
             context.scene.collection.objects.link(item)
