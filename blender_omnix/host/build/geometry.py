@@ -6,11 +6,13 @@ metres. The panorama is reduced to a grid of *cells*, R rows from the top and 2 
 cell that shows a surface becomes one quad (a triangle beside a pole). A cell is addressed by row
 and column, or flat by `row * columns + column`.
 
-A place has three layers:
+A place has four layers:
 
 * the visible surface, its corners welded inside a surface and split at depth jumps;
 * the background, grown behind the near side of every jump, so that a step aside shows what is
   plausibly there instead of a hole;
+* the backs of slim things such as lamp shades and pillars, so that no light passes through them
+  from where nobody has seen them;
 * where it is enclosed, a hull outside of both, which lets no light in except through the cells
   that show the sky.
 
@@ -41,6 +43,13 @@ _MAX_TILT = 1.25
 _MAX_GROWTH = 2.0
 # Background closer than this behind the visible surface is that surface.
 _BEHIND = 1.02
+# What is slimmer than this, in metres, has a back like its front, unless it is as flat as a sheet:
+# thinner than this share of its depth.
+_SLIM = 1.5
+_SHEET = 0.01
+
+# Layers of a shell.
+VISIBLE, BACKGROUND, BACK, HULL = range(4)
 
 
 @dataclass(frozen=True)
@@ -64,15 +73,14 @@ class Shell:
     """Faces of one or more layers, facing the viewpoint.
 
     vertices: (V, 3) float32 metres. lookup: (V, 3) float32, the direction in which a vertex looks
-    its colour up times its distance. visible: how many vertices, the first ones, are what one sees
-    from the viewpoint; faces have either only such or only others. quads: (Q, 4), triangles:
-    (T, 3) int32 vertex indices. quad_cells, triangle_cells: (Q,), (T,) the flat cell in which each
-    face looks its colour up.
+    its colour up times its distance. layer: (V,) int8, VISIBLE from the viewpoint, BACKGROUND,
+    BACK or HULL; a face lies in one layer. quads: (Q, 4), triangles: (T, 3) int32 vertex indices.
+    quad_cells, triangle_cells: (Q,), (T,) the flat cell in which each face looks its colour up.
     """
 
     vertices: np.ndarray
     lookup: np.ndarray
-    visible: int
+    layer: np.ndarray
     quads: np.ndarray
     triangles: np.ndarray
     quad_cells: np.ndarray
@@ -183,12 +191,19 @@ def shell(grid: Grid, jump: float, fill: float) -> Shell:
     surface = _surface(grid, right, down)
     radius = round(fill * grid.shape[1])
     if radius == 0:
-        return _shell(*surface, len(surface[0]), grid.shape)
+        return _shell(*surface, _layers(surface), grid.shape)
     behind = _background(grid, right, down, jump, radius, surface)
+    backs = _backs(grid, right, down, jump, len(surface[0]) + len(behind[0]))
     vertices, lookup, corners, cells, lookup_cells = (
-        np.concatenate(pair) for pair in zip(surface, behind, strict=True)
+        np.concatenate(parts) for parts in zip(surface, behind, backs, strict=True)
     )
-    return _shell(vertices, lookup, corners, cells, lookup_cells, len(surface[0]), grid.shape)
+    layer = _layers(surface, behind, backs)
+    return _shell(vertices, lookup, corners, cells, lookup_cells, layer, grid.shape)
+
+
+def _layers(*parts: tuple[np.ndarray, ...]) -> np.ndarray:
+    """(V,) int8: the layer of each vertex of the visible surface, the background and the backs."""
+    return np.repeat(np.arange(len(parts), dtype=np.int8), [len(part[0]) for part in parts])
 
 
 def hull(grid: Grid, rows: int = 64) -> Shell:
@@ -219,7 +234,8 @@ def hull(grid: Grid, rows: int = 64) -> Shell:
     keys = _corner_keys(welded, welded[1:]).reshape(-1, 4)[cells]
     used, corners = np.unique(keys, return_inverse=True)
     points = points[used // 4]
-    return _shell(points, points, corners.reshape(-1, 4), cells, cells, 0, (rows, columns))
+    layer = np.full(len(points), HULL, np.int8)
+    return _shell(points, points, corners.reshape(-1, 4), cells, cells, layer, (rows, columns))
 
 
 def panes(grid: Grid) -> Shell:
@@ -235,8 +251,8 @@ def panes(grid: Grid) -> Shell:
     used, corners = np.unique(keys, return_inverse=True)
     rays = _key_rays(used, rows)
     points = rays * _convex_radius(grid, _outside(grid), rays)[:, None]
-    corners = corners.reshape(-1, 4)
-    return _shell(points, points, corners, cells, cells, len(points), grid.shape)
+    layer = np.full(len(points), VISIBLE, np.int8)
+    return _shell(points, points, corners.reshape(-1, 4), cells, cells, layer, grid.shape)
 
 
 def _convex_radius(grid: Grid, outside: np.ndarray, rays: np.ndarray) -> np.ndarray:
@@ -321,6 +337,65 @@ def _background(
     )
     lookup = _unit(lookup) * np.sqrt(_dot(points, points))[:, None]
     return points, lookup, own + len(vertices), cells, lookup_cells
+
+
+def _backs(
+    grid: Grid, right: np.ndarray, down: np.ndarray, jump: float, first: int
+) -> tuple[np.ndarray, ...]:
+    """The same five arrays for the far sides of slim things, vertices numbered from `first`.
+
+    A far side mirrors the near side in the line between the edges of a thing, which is right for
+    all that is round. Sheets and hollows have none.
+    """
+    rows, columns = grid.shape
+    upright = np.zeros(grid.shape, bool)  # nothing goes on over a pole
+    upright[:-1] = down
+    # A ring of cells is laid out three times, so that every run lies whole in the middle one.
+    across = _silhouette(*(np.tile(a, (1, 3, 1)[: a.ndim]) for a in (grid.rays, grid.depth, right)))
+    along = _silhouette(grid.rays.swapaxes(0, 1), grid.depth.T, upright.T).T
+    across = across[:, columns : 2 * columns]
+    # What stands or hangs is rounder across than along.
+    silhouette = np.where(np.isnan(across), along, across)
+    thickness = np.nan_to_num(2.0 * (silhouette - grid.depth))
+    cells = np.flatnonzero((thickness > _SHEET * grid.depth) & (thickness < _SLIM))
+
+    mirrored = 2.0 * _dot(grid.normal, grid.rays)[..., None] * grid.rays - grid.normal
+    behind = Grid(grid.rays, grid.depth + thickness.astype(np.float32), mirrored)
+    keys = _corner_keys(*joins(behind, jump)).reshape(-1, 4)[cells]
+    used, corners, disparity = _weld(keys, _corner_disparity(behind, cells, _planes(behind, cells)))
+    points = _key_rays(used, rows) / disparity[:, None]
+    return points, points, corners + first, cells, cells
+
+
+def _silhouette(rays: np.ndarray, depth: np.ndarray, joined: np.ndarray) -> np.ndarray:
+    """Depth (N, M) at which each ray crosses the line between the two edges of the slim thing that
+    it meets; NaN where it meets none.
+
+    rays: (N, M, 3), depth: (N, M), joined: (N, M) each cell of a line joined with the next. A thing
+    is slim where both its edges are in front of what is beside them and less than `_SLIM` apart.
+    """
+    count = depth.shape[1]
+    cell = np.broadcast_to(np.arange(count), depth.shape)
+    ends = ~joined
+    starts = np.roll(ends, 1, axis=1)
+    start = np.maximum.accumulate(np.where(starts, cell, -1), axis=1)
+    end = np.minimum.accumulate(np.where(ends, cell, count)[:, ::-1], axis=1)[:, ::-1]
+    whole = (depth > 0) & (start > 0) & (end < count - 1)
+
+    def at(array: np.ndarray, index: np.ndarray) -> np.ndarray:
+        return array[np.arange(len(depth))[:, None], np.clip(index, 0, count - 1)]
+
+    beyond = np.where(depth > 0, depth, np.inf)
+    one, other = at(depth, start), at(depth, end)
+    near = (at(beyond, start - 1) > one) & (at(beyond, end + 1) > other)
+    from_one, from_other = at(rays, start), at(rays, end)
+    width = np.linalg.norm(from_one * one[..., None] - from_other * other[..., None], axis=-1)
+    slim = whole & near & (start < end) & (width < _SLIM)
+    # The ray as a sum of those to the edges gives the disparity between theirs.
+    between, p, q = _dot(from_one, from_other), _dot(rays, from_one), _dot(rays, from_other)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        disparity = (p - between * q) / one + (q - between * p) / other
+        return np.where(slim, (1.0 - between**2) / disparity, np.nan)
 
 
 def _behind(
@@ -558,7 +633,7 @@ def _shell(
     corners: np.ndarray,
     cells: np.ndarray,
     lookup_cells: np.ndarray,
-    visible: int,
+    layer: np.ndarray,
     shape: tuple[int, int],
 ) -> Shell:
     """Faces from the corners of cells: beside a pole two corners coincide, which is a triangle."""
@@ -569,7 +644,7 @@ def _shell(
     return Shell(
         vertices.astype(np.float32),
         lookup.astype(np.float32),
-        visible,
+        layer,
         corners[rest].astype(np.int32),
         triangles.astype(np.int32),
         lookup_cells[rest],

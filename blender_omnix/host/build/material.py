@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import bpy
 
 from ... import maps
-from .mesh import DIRECTION, HIDDEN
+from .geometry import BACKGROUND
+from .mesh import DIRECTION, LAYER
 from .nodes import Graph
 
 CONTROLS = "Controls"
@@ -127,8 +128,8 @@ def _own_emission(graph: Graph, direction, textures: Mapping[str, bpy.types.Imag
         graph.link(direction, node.inputs["Vector"])
         own[name] = node.outputs["Color"]
     solid = graph.math("GREATER_THAN", own["depth"], 0.0)
-    hidden = graph.add("ShaderNodeAttribute", attribute_name=HIDDEN).outputs["Fac"]
-    gives = graph.math("SUBTRACT", solid, hidden, clamp=True)
+    layer = graph.add("ShaderNodeAttribute", attribute_name=LAYER).outputs["Fac"]
+    gives = graph.math("SUBTRACT", solid, layer, clamp=True)
     given = graph.vector("SCALE", own["emission"], scale=gives)
     camera = graph.add("ShaderNodeLightPath").outputs["Is Camera Ray"]
     return graph.mix_colour(camera, given, seen)
@@ -170,6 +171,10 @@ def _normal(graph: Graph, stored, strength):
     graph.link(decoded, turn.inputs["Vector"])
     mapped = graph.vector("NORMALIZE", turn.outputs["Vector"])
     facet = graph.add("ShaderNodeNewGeometry").outputs["Normal"]
+    # The map tells nothing of the back of a thing.
+    layer = graph.add("ShaderNodeAttribute", attribute_name=LAYER).outputs["Fac"]
+    mapped_layer = graph.math("LESS_THAN", layer, BACKGROUND + 0.5)
+    strength = graph.math("MULTIPLY", strength, mapped_layer)
     mixed = graph.add("ShaderNodeMix", data_type="VECTOR", clamp_factor=False)
     # Sockets by index: a Mix node repeats its names for every data type.
     for index, socket in ((0, strength), (4, facet), (5, mapped)):

@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING
 import bpy
 import numpy as np
 
+from .geometry import VISIBLE
+
 if TYPE_CHECKING:
     from .geometry import Shell
 
 DIRECTION = "omnix_direction"
-HIDDEN = "omnix_hidden"
+LAYER = "omnix_layer"
 
 
 def fill(mesh: bpy.types.Mesh, shell: Shell, slots: np.ndarray | None = None) -> None:
     """Replace the contents of `mesh` with a shell.
 
-    `slots` (R C,) gives the material slot of each cell; without it, and where hidden, faces use
-    the first. The point attribute `omnix_direction` holds the look-up vectors, `omnix_hidden` is
-    0 on what is seen from the viewpoint and 1 elsewhere.
+    `slots` (R C,) gives the material slot of each visible cell; without it, and in the other
+    layers, faces use the first. The point attributes `omnix_direction` and `omnix_layer` hold the
+    look-up vectors and the layers.
     """
     mesh.clear_geometry()
     mesh.vertices.add(len(shell.vertices))
@@ -35,12 +37,11 @@ def fill(mesh: bpy.types.Mesh, shell: Shell, slots: np.ndarray | None = None) ->
     if slots is not None:
         cells = np.concatenate((shell.quad_cells, shell.triangle_cells))
         corner = np.concatenate((shell.quads[:, 0], shell.triangles[:, 0]))
-        chosen = np.where(corner < shell.visible, slots[cells], 0)
+        chosen = np.where(shell.layer[corner] == VISIBLE, slots[cells], 0)
         mesh.polygons.foreach_set("material_index", chosen.astype(np.int32))
     mesh.polygons.foreach_set("use_smooth", np.ones(quads + triangles, bool))
     attribute = mesh.attributes.new(DIRECTION, "FLOAT_VECTOR", "POINT")
     attribute.data.foreach_set("vector", shell.lookup.ravel())
-    attribute = mesh.attributes.new(HIDDEN, "FLOAT", "POINT")
-    hidden = np.arange(len(shell.vertices)) >= shell.visible
-    attribute.data.foreach_set("value", hidden.astype(np.float32))
+    attribute = mesh.attributes.new(LAYER, "FLOAT", "POINT")
+    attribute.data.foreach_set("value", shell.layer.astype(np.float32))
     mesh.update(calc_edges=True)
