@@ -386,6 +386,19 @@ def test_removing_leaves_the_file_as_it_was(blender, build, room_folder):
     assert mine.name in scene.collection.objects
 
 
+def test_a_deleted_viewpoint_is_told_and_comes_back(blender, build, room_folder):
+    collection = make(blender, build, room_folder)
+    blender.data.objects.remove(build.place.part(collection, "root"))
+    for operator in ("add_camera", "set_scale", "adjust_geometry"):
+        with pytest.raises(RuntimeError, match="viewpoint of room was deleted"):
+            getattr(blender.ops.omnix, operator)()
+    blender.ops.omnix.load_maps(directory=str(room_folder), name="room")
+    surface = build.place.part(collection, "surface")
+    assert surface.parent == build.place.part(collection, "root")
+    blender.context.view_layer.update()
+    assert surface.matrix_world.translation.z == pytest.approx(1.6)
+
+
 def test_two_places_live_side_by_side(blender, build, room_folder):
     first = make(blender, build, room_folder, name="one")
     second = make(blender, build, room_folder, name="two")

@@ -157,13 +157,13 @@ def replace_map(collection: bpy.types.Collection, name: str, path: Path | str) -
 def start_adjusting(collection: bpy.types.Collection) -> bpy.types.Object:
     """Show the quick stand-in instead of the mesh; its modifier holds the settings to drag."""
     finish_adjusting(collection, apply=False)
-    settings, built = settings_of(collection), _built(collection)
+    settings, built, root = settings_of(collection), _built(collection), _root(collection)
     label = f"OmniX {name_of(collection)} Preview"
     defaults = {"Detail": settings.detail, "Jump": settings.jump, "Fill": settings.fill}
     group = preview.group(label, built["map_depth"], built["material"], defaults)
     data = bpy.data.meshes.new(label)
     item = bpy.data.objects.new(label, data)
-    item.parent = built["root"]
+    item.parent = root
     collection.objects.link(item)
     modifier = item.modifiers.new("OmniX Geometry", "NODES")
     modifier.node_group = group
@@ -224,7 +224,7 @@ def follow_world(collection: bpy.types.Collection, showing: Showing) -> None:
     """
     stop_following(collection)
     collection[_STATE]["follow"] = True
-    root, strength = part(collection, "root"), control(collection, "Strength")
+    root, strength = _root(collection), control(collection, "Strength")
     dial = showing.turned_by
     # The world's nodes turn the direction that is looked up, so the picture turns the other way;
     # the inverse of angles about X, Y, Z is their negatives about Z, Y, X.
@@ -259,7 +259,7 @@ def _drive(curve: bpy.types.FCurve, dial: Dial, expression: str, fallback: float
 def stop_following(collection: bpy.types.Collection) -> None:
     """Leave rotation and strength as they are now, for the user to set."""
     collection[_STATE]["follow"] = False
-    part(collection, "root").driver_remove("rotation_euler")
+    _root(collection).driver_remove("rotation_euler")
     control(collection, "Strength").driver_remove("default_value")
 
 
@@ -311,7 +311,7 @@ def _collision(surface: bpy.types.Object) -> bpy.types.CollisionModifier | None:
 
 def scale(collection: bpy.types.Collection, factor: float) -> None:
     """Enlarge the place around the point of the floor below the viewpoint."""
-    root = _built(collection)["root"]
+    root = _root(collection)
     root.scale = [value * factor for value in root.scale]
     root.location.z *= factor
 
@@ -376,7 +376,7 @@ def add_camera(
         label = f"OmniX {name_of(collection)} Camera"
         data = bpy.data.cameras.new(label)
         camera = bpy.data.objects.new(label, data)
-        camera.parent = built["root"]
+        camera.parent = _root(collection)
         collection.objects.link(camera)
         collection[_BUILT] = built | {"camera": camera, "camera_data": data}
     camera.location = (0.0, 0.0, 0.0)
@@ -492,7 +492,7 @@ def panel_controls(
 
 def viewpoint(collection: bpy.types.Collection) -> Matrix:
     """The capture frame in the world: 4 x 4, from panorama coordinates to world coordinates."""
-    root = _built(collection)["root"]
+    root = _root(collection)
     # matrix_world lags behind until the next evaluation.
     return root.matrix_basis.copy() if root.parent is None else root.matrix_world.copy()
 
@@ -561,11 +561,12 @@ def _place(collection: bpy.types.Collection, cut: _Cut) -> None:
         if item is None:
             data = bpy.data.meshes.new(f"{label} {key.title()}")
             item = bpy.data.objects.new(data.name, data)
-            item.parent = built["root"]
             collection.objects.link(item)
             built |= {key: item, f"{key}_mesh": data}
             # A hull that comes later joins in what the surface is used for.
             item.is_shadow_catcher = built["surface"].is_shadow_catcher
+        if item.parent is None:
+            item.parent = _root(collection)
         _fill_slots(item.data.materials, built["material"], built["lamp_material"])
         mesh.fill(item.data, shell, slots)
     if cut.hull is not None:
@@ -583,6 +584,17 @@ def _fill_slots(slots: bpy.types.IDMaterials, *wanted: bpy.types.Material) -> No
             slots.append(item)
         elif slots[index] is None:
             slots[index] = item
+
+
+def _root(collection: bpy.types.Collection) -> bpy.types.Object:
+    """The empty at the viewpoint. Raises OmnixError where the user has deleted it."""
+    root = part(collection, "root")
+    if root is None:
+        raise OmnixError(
+            f"The empty at the viewpoint of {name_of(collection)} was deleted; undo that, or load "
+            f"the maps in {folder_of(collection)} again."
+        )
+    return root
 
 
 def _stand(collection: bpy.types.Collection, height: float, earlier: float) -> None:

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the panels show: every button is an operator that takes what it is given."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from tests import box_room
+
+pytestmark = pytest.mark.blender
+
+
+class Layout:
+    """Stands in for a UILayout: keeps the buttons and the texts that a panel draws."""
+
+    def __init__(self, bpy, buttons=None, texts=None):
+        self.bpy = bpy
+        self.buttons = [] if buttons is None else buttons
+        self.texts = [] if texts is None else texts
+
+    def operator(self, name, *, text=None, icon="NONE", depress=False):
+        kind = getattr(self.bpy.ops.omnix, name.removeprefix("omnix.")).get_rna_type()
+        functions = self.bpy.types.UILayout.bl_rna.functions
+        assert icon in functions["operator"].parameters["icon"].enum_items
+        button = SimpleNamespace()
+        self.buttons.append((name, kind, button, depress))
+        return button
+
+    def prop(self, owner, name, *, text=None):
+        assert owner.path_resolve(name) is not None
+
+    def label(self, *, text, icon="NONE"):
+        self.texts.append(text)
+
+    def __getattr__(self, name):
+        # Rows, columns, boxes, grids and what else only arranges.
+        assert name in self.bpy.types.UILayout.bl_rna.functions
+        return lambda *_, **__: Layout(self.bpy, self.buttons, self.texts)
+
+
+@pytest.fixture
+def draw(blender):
+    def drawn(panel):
+        layout = Layout(blender)
+        panel.draw(SimpleNamespace(layout=layout), blender.context)
+        for name, kind, button, _depress in layout.buttons:
+            unknown = set(vars(button)) - set(kind.properties.keys())
+            assert not unknown, f"{name} has no {unknown}"
+        return layout
+
+    return drawn
+
+
+def test_the_place_panels_offer_what_can_be_done(blender, draw, host, tmp_path):
+    box_room.save(tmp_path / "room", box_room.room(64))
+    blender.ops.omnix.load_maps(directory=str(tmp_path / "room"))
+    panels = host("place_panels")
+    buttons = [button for panel in panels.CLASSES for button in draw(panel).buttons]
+    names = {name.removeprefix("omnix.") for name, *_ in buttons}
+    without_button = {"apply_geometry", "keep_geometry"}
+    offered = {kind.bl_idname.removeprefix("omnix.") for kind in host("place_operators").CLASSES}
+    assert names == offered - without_button
+    again = {button.map for name, _, button, _ in buttons if name == "omnix.extract_map"}
+    assert again >= {"albedo", "normal", "roughness", "metallic", "depth", "emission"}
+    assert "panorama" not in again
+
+    blender.ops.omnix.adjust_geometry()
+    blender.ops.omnix.use_place(shadow_catcher=True)
+    layout = draw(panels.OMNIX_PT_place_geometry)
+    assert without_button <= {name.removeprefix("omnix.") for name, *_ in layout.buttons}
+    (use, _) = (button for name, _, button, _ in layout.buttons if name == "omnix.use_place")
+    assert use.shadow_catcher is False
+
+
+def test_the_follow_button_says_whether_the_place_follows(blender, draw, host, tmp_path):
+    from tests.test_build_place import show_room
+
+    box_room.save(tmp_path / "room", box_room.room(64))
+    show_room(blender)
+    for world, follows in (("", False), ("World", True)):
+        blender.ops.omnix.load_maps(directory=str(tmp_path / "room"), world=world)
+        buttons = draw(host("place_panels").OMNIX_PT_place).buttons
+        ((button, depress),) = (
+            (button, depress)
+            for name, _, button, depress in buttons
+            if name == "omnix.follow_world"
+        )
+        assert (depress, button.follow) == (follows, not follows)
