@@ -132,6 +132,10 @@ def test_the_worlds_panorama_turned_and_packed(blender, fake_worker, panorama, t
         root.rotation_euler.to_matrix(), Euler(TURN).to_matrix().inverted(), atol=1e-6
     )
     assert root.location.z == pytest.approx(1.7)
+    # It goes on following.
+    nodes["mapping"].inputs["Rotation"].default_value = (0.0, 0.0, 0.5)
+    blender.context.view_layer.update()
+    assert root.matrix_world.to_euler().z == pytest.approx(-0.5)
     assert image.name in blender.data.images
     # The file that was written for the worker has served.
     written = Path(maps.read_report(tmp_path / "maps")["source"]["path"])
