@@ -109,12 +109,14 @@ def verify(model: nn.Module, name: str, inspection: Inspection) -> Injected:
         for path, item in inspection.modules.items():
             layer = filled[path]
             a, b = _weights(layer, name)
-            if not _same(a, file.get_tensor(item.a)):
-                unequal[item.a] = None
-            if not _same(b, file.get_tensor(item.b)[slice(*item.rows)]):
-                unequal[item.b] = None
-            for key, weight in ((item.a, a), (item.b, b)):
-                if not weight.isfinite().all():
+            for key, weight, stored in (
+                (item.a, a, file.get_tensor(item.a)),
+                (item.b, b, file.get_tensor(item.b)[slice(*item.rows)]),
+            ):
+                if not _same(weight, stored):
+                    unequal[key] = None
+                # Only a narrower type can overflow: the file's own values are finite.
+                elif weight.dtype != stored.dtype and not weight.isfinite().all():
                     unequal[f"{key} overflows {weight.dtype}"] = None
             if layer.scaling[name] != item.scale:
                 unequal[f"{path} is scaled by {layer.scaling[name]}, not {item.scale}"] = None
