@@ -22,6 +22,8 @@ from benchmarks import extension
 
 WIDTH, HEIGHT, SAMPLES = 480, 270, 32
 STEP_ASIDE = 0.5  # metres
+# Radius and height of what the objects take up, in metres.
+CHAIR_ROOM, BALL_ROOM = (0.35, 1.0), (0.3, 0.5)
 
 
 def main() -> int:
@@ -94,7 +96,9 @@ def _pictures(bpy, place, collection):
     """Set the scene up for one picture after the other; yields the name of each."""
     scene = bpy.context.scene
     camera = scene.camera
-    azimuth, free = _open_direction(place, collection)
+    chair, ball = _free_floor(place, collection)
+    middle = (chair + ball) / 2.0
+    azimuth, free = math.atan2(middle[1], middle[0]), float(np.hypot(*middle))
     ahead = np.array([math.cos(azimuth), math.sin(azimuth), 0.0])
     left = np.array([-ahead[1], ahead[0], 0.0])
     camera.data.lens = 14.0
@@ -121,36 +125,59 @@ def _pictures(bpy, place, collection):
     yield "night"
 
     emission.default_value = background["Strength"].default_value = 0.3
-    distance = min(0.75 * free, 2.2)
-    floor = -collection.objects[0].location.z
-    _chair(bpy, collection, distance * ahead + 0.45 * left, floor, azimuth)
-    _chrome_ball(bpy, collection, 0.9 * distance * ahead - 0.45 * left, floor)
+    floor = -_root(collection).location.z
+    _chair(bpy, collection, chair, floor)
+    _chrome_ball(bpy, collection, ball, floor)
     yield "objects"
 
 
-def _open_direction(place, collection) -> tuple[float, float]:
-    """Azimuth, within 60 degrees of the panorama's middle, with the most room on the floor, and
-    the metres there are."""
+def _free_floor(place, collection) -> tuple[np.ndarray, np.ndarray]:
+    """Where the chair and the ball stand, (x, y) from the viewpoint: on the floor, in full view,
+    beside each other."""
     image = place.part(collection, "map_depth")
     pixels = np.empty((image.size[1], image.size[0], image.channels), np.float32)
     image.pixels.foreach_get(pixels.ravel())
-    depth = pixels[..., 0]
-    height, width = depth.shape
-    rows = (np.array([0.28, 0.32, 0.36, 0.4, 0.45, 0.5]) * height).astype(int)
-    elevation = ((rows + 0.5) / height - 0.5) * np.pi
-    # A window in a room is as far away as its wall, which is not known; take what is usual.
-    usual = np.median(depth[depth > 0])
-    reach = np.where(depth[rows] > 0, depth[rows], usual) * np.cos(elevation)[:, None]
-    # The floor itself is no obstacle: where a row meets it, the row above says how far it goes.
-    on_floor = depth[rows] * -np.sin(elevation)[:, None] > 1.35
-    reach = np.where(on_floor, np.inf, reach).min(axis=0)
-    reach = np.minimum(reach, 50.0)
-    window = width // 16
-    smallest = np.min([np.roll(reach, s) for s in range(-window, window + 1, 4)], axis=0)
-    azimuth = (0.5 - (np.arange(width) + 0.5) / width) * 2 * np.pi
-    smallest[np.abs(azimuth) > math.radians(60)] = 0.0
-    best = int(smallest.argmax())
-    return float(azimuth[best]), float(smallest[best])
+    depth = pixels[::-1, :, 0]
+    floor = -_root(collection).location.z
+    azimuth, distance = np.meshgrid(np.radians(np.arange(0, 360, 5)), np.arange(1.2, 3.01, 0.2))
+    spots = np.stack((np.cos(azimuth), np.sin(azimuth)), axis=-1) * distance[..., None]
+    spots = spots.reshape(-1, 2)
+    for_chair = _free_share(depth, spots, floor, *CHAIR_ROOM)
+    for_ball = _free_share(depth, spots, floor, *BALL_ROOM)
+
+    between = spots[:, None] - spots
+    apart = np.hypot(between[..., 0], between[..., 1])
+    far = np.hypot(spots[:, 0], spots[:, 1])
+    cosine = spots @ spots.T / np.outer(far, far)
+    # Free floor above all; then about two metres away.
+    cost = 0.05 * np.abs(far - 2.0)
+    score = np.minimum(for_chair[:, None], for_ball) - cost[:, None] - cost
+    beside = (cosine < math.cos(math.radians(22))) & (cosine > math.cos(math.radians(50)))
+    score[~beside | (apart < 0.8) | (apart > 1.4)] = -1.0
+    chair, ball = np.unravel_index(score.argmax(), score.shape)
+    return spots[chair], spots[ball]
+
+
+def _free_share(
+    depth: np.ndarray, spots: np.ndarray, floor: float, radius: float, height: float
+) -> np.ndarray:
+    """(N,) how much of an upright cylinder on each of the spots (N, 2) is seen to be free: its foot
+    shows the floor and nothing stands in front of the rest of it."""
+    turn = np.radians(np.arange(0, 360, 30))
+    ring = radius * np.stack((np.cos(turn), np.sin(turn)), axis=-1)
+    free = []
+    for rise in (0.0, 0.3 * height, 0.65 * height, height):
+        around = spots[:, None] + ring
+        points = np.concatenate((around, np.full((*around.shape[:2], 1), floor + rise)), axis=-1)
+        away = np.linalg.norm(points, axis=-1)
+        u = (0.5 - np.arctan2(points[..., 1], points[..., 0]) / (2.0 * np.pi)) % 1.0
+        v = 0.5 - np.arcsin(points[..., 2] / away) / np.pi
+        seen = depth[(v * depth.shape[0]).astype(int), (u * depth.shape[1]).astype(int)]
+        clear = (seen == 0.0) | (seen > 0.95 * away)
+        if rise == 0.0:
+            clear &= np.abs(seen * points[..., 2] / away - floor) < 0.12
+        free.append(clear.mean(axis=1))
+    return np.mean(free, axis=0)
 
 
 def _lamp(bpy, collection, position, rise: float, power: float, colour) -> None:
@@ -171,8 +198,9 @@ def _chrome_ball(bpy, collection, position, floor: float, radius: float = 0.25) 
     _add(collection, ball)
 
 
-def _chair(bpy, collection, position, floor: float, turn: float) -> None:
+def _chair(bpy, collection, position, floor: float) -> None:
     """A plain chair of boxes that looks at the viewpoint."""
+    turn = math.atan2(position[1], position[0])
     parts = [((0.0, 0.0, 0.45), (0.45, 0.45, 0.05)), ((0.21, 0.0, 0.72), (0.04, 0.45, 0.5))]
     parts += [((x, y, 0.215), (0.04, 0.04, 0.43)) for x in (-0.2, 0.2) for y in (-0.2, 0.2)]
     wood = _material(bpy, "Wood", (0.45, 0.18, 0.07), 0.0, 0.4)
@@ -202,7 +230,12 @@ def _add(collection, item) -> None:
     for other in item.users_collection:
         other.objects.unlink(item)
     collection.objects.link(item)
-    item.parent = next(part for part in collection.objects if part.type == "EMPTY")
+    item.parent = _root(collection)
+
+
+def _root(collection):
+    """The empty at the viewpoint."""
+    return next(part for part in collection.objects if part.type == "EMPTY")
 
 
 if __name__ == "__main__":
