@@ -47,7 +47,7 @@ def draw_waiting() -> None:
 
 
 def _draw_depth(preview: bpy.types.ImagePreview, file: Path) -> None:
-    """Show a depth map as inverse depth: what is near is white, far dark, the sky black."""
+    """Show a depth map as inverse depth: what is near is white, what is far dark, the sky black."""
     import numpy as np  # slow to import, and enabling the add-on should not wait for it
 
     image = bpy.data.images.load(str(file), check_existing=False)
@@ -67,9 +67,10 @@ def _draw_depth(preview: bpy.types.ImagePreview, file: Path) -> None:
     surface = depth > 0
     rgba = np.zeros((*depth.shape, 4), np.float32)
     if surface.any():
-        near = np.percentile(depth[surface], 2)
-        inverse = np.clip(near / np.where(surface, depth, near), 0.0, 1.0)
-        rgba[..., :3] = np.where(surface, inverse, 0.0)[..., None]
+        inverse = 1.0 / np.where(surface, depth, 1.0)
+        far, near = np.percentile(inverse[surface], (2, 98))
+        grey = np.clip((inverse - far) / max(near - far, 1e-6), 0.0, 1.0)
+        rgba[..., :3] = np.where(surface, 0.05 + 0.95 * grey, 0.0)[..., None]
     rgba[..., 3] = 1.0
     preview.image_size = (_WIDTH, _WIDTH // 2)
     preview.image_pixels_float.foreach_set(rgba.ravel())

@@ -55,6 +55,14 @@ def session():
     yield 1.0
     assert "OmniX interior" in bpy.data.collections
 
+    albedo = Path(out, "maps", "albedo.png")
+    albedo.unlink()
+    with bpy.context.temp_override(window=window):
+        assert bpy.ops.omnix.extract_map("INVOKE_DEFAULT", map="albedo") == {"FINISHED"}
+    yield from wait_until(albedo.exists)
+    yield 1.0
+    assert job.running() is None
+
     worker = int(job._client.hello["pid"])
     bpy.ops.preferences.addon_disable(module=EXTENSION)
     assert not Path(f"/proc/{worker}").exists()
