@@ -65,7 +65,7 @@ def _wall_azimuth(normal: np.ndarray, area: np.ndarray) -> float | None:
     weight = area[upright]
     bins = 45
     votes = np.bincount((azimuth / quarter * bins).astype(int) % bins, weight, bins)
-    votes = sum(np.roll(votes, k) * w for k, w in zip(range(-2, 3), (1, 2, 4, 2, 1), strict=True))
+    votes = np.convolve(np.concatenate([votes[-2:], votes, votes[:2]]), (1, 2, 4, 2, 1), "valid")
     centre = (float(votes.argmax()) + 0.5) / bins * quarter
     for _ in range(2):
         off = np.mod(azimuth - centre + quarter / 2, quarter) - quarter / 2
