@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import maps
-from .errors import OmnixError
+from .errors import OmnixError, refuse_unreadable_name
 from .panorama import clean, resample
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def read_panorama(path: Path | str, max_width: int = maps.MAX_WIDTH) -> Panorama
 def _open(path: Path) -> Any:
     import OpenImageIO as oiio
 
+    refuse_unreadable_name(path)
     if path.is_dir():
         raise OmnixError(f"{path} is a folder; choose an image file.")
     if not path.is_file():

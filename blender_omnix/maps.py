@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import OmnixError
+from .errors import OmnixError, refuse_unreadable_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,6 +146,7 @@ def refuse_unless_writable(folder: Path) -> None:
 
     It may be missing, empty, or an earlier map set; anything else there is somebody's work.
     """
+    refuse_unreadable_name(folder)
     if folder.exists() and not folder.is_dir():
         raise OmnixError(f"{folder} is a file; choose a folder for the maps.")
     try:

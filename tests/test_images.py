@@ -61,6 +61,11 @@ def test_a_truncated_file_is_refused(tmp_path, ramp, suffix):
         images.read_panorama(path)
 
 
+def test_a_file_whose_name_is_not_text_is_refused(tmp_path):
+    with pytest.raises(OmnixError, match=r"a\\udcff.exr has a name that is not valid UTF-8"):
+        images.read_panorama(tmp_path / "a\udcff.exr")
+
+
 def test_wide_images_are_reduced_by_averaging_and_keep_their_mean(tmp_path, ramp):
     images.write(tmp_path / "a.exr", ramp, "float")
     source = images.read_panorama(tmp_path / "a.exr", max_width=96)

@@ -74,6 +74,11 @@ def test_a_folder_of_other_things_is_refused_and_not_touched(tmp_path, room):
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
+def test_a_folder_whose_name_is_not_text_is_refused(tmp_path):
+    with pytest.raises(OmnixError, match=r"maps\\udcff has a name that is not valid UTF-8"):
+        maps.refuse_unless_writable(tmp_path / "maps\udcff")
+
+
 def test_a_file_in_the_folders_place_is_refused(tmp_path, room):
     (tmp_path / "set").write_text("a file")
     with pytest.raises(OmnixError, match="is a file; choose a folder"):
