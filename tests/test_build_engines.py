@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A place looks alike in EEVEE and in Cycles, unlit and under a lamp.
+
+Under the lamp both show direct light alone: how the engines bounce light is theirs, what they make
+of the maps is ours.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from blender_omnix.panorama import tonemap
+from tests import box_room
+
+pytestmark = pytest.mark.blender
+
+SIDE = 128
+
+
+@pytest.fixture
+def pictures(blender, host, tmp_path):
+    """A function from a mode to what EEVEE and Cycles show of the box room, (SIDE, SIDE, 3) each,
+    linear."""
+    build = host("build")
+
+    def pictures(mode):
+        box_room.save(tmp_path / "room", box_room.room(128))
+        collection = build.build_place(
+            blender.context,
+            tmp_path / "room",
+            name="room",
+            settings=build.Settings(detail=256, mode=mode),
+        )
+        build.place.control(collection, "Emission Strength").default_value = 0.0
+        lamp = blender.data.objects.new("lamp", blender.data.lights.new("lamp", "POINT"))
+        lamp.data.energy, lamp.data.shadow_soft_size = 60.0, 0.05
+        lamp.location = (-0.5, 0.8, 2.0)
+        blender.context.scene.collection.objects.link(lamp)
+        camera = build.place.add_camera(blender.context, collection)
+        camera.data.lens_unit, camera.data.angle = "FOV", np.radians(90)
+        camera.rotation_euler.x -= np.radians(20)
+        eevee = "BLENDER_EEVEE" if blender.app.version >= (5, 0) else "BLENDER_EEVEE_NEXT"
+        return render(blender, eevee), render(blender, "CYCLES")
+
+    return pictures
+
+
+def render(blender, engine: str) -> np.ndarray:
+    scene = blender.context.scene
+    scene.render.engine = engine
+    scene.cycles.samples, scene.cycles.max_bounces = 32, 0
+    scene.cycles.use_denoising = False
+    scene.eevee.taa_render_samples = 16
+    scene.eevee.use_raytracing = False
+    scene.render.resolution_x = scene.render.resolution_y = SIDE
+    scene.render.resolution_percentage = 100
+    scene.render.image_settings.file_format = "OPEN_EXR"
+    scene.render.filepath = blender.app.tempdir + f"{engine}.exr"
+    blender.ops.render.render(write_still=True)
+    image = blender.data.images.load(scene.render.filepath, check_existing=False)
+    pixels = np.empty((SIDE, SIDE, 4), np.float32)
+    image.pixels.foreach_get(pixels.ravel())
+    blender.data.images.remove(image)
+    return pixels[::-1, :, :3]
+
+
+@pytest.mark.parametrize(("mode", "least"), [("ORIGINAL", 40.0), ("RELIGHT", 30.0)])
+def test_eevee_and_cycles_look_alike(pictures, mode, least):
+    eevee, cycles = pictures(mode)
+    assert cycles.mean() > 0.02
+    ratio = eevee.mean() / cycles.mean()
+    stops = float(np.log2(0.18 / np.median(tonemap.luminance(cycles))))
+    one, other = (tonemap.expose_with(picture, stops) for picture in (eevee, cycles))
+    decibels = -10.0 * np.log10(np.mean((one - other) ** 2))
+    print(f"{mode}: EEVEE / Cycles {ratio:.3f} in the mean, {decibels:.1f} dB")
+    assert 0.8 < ratio < 1.25
+    assert decibels > least
