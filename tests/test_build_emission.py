@@ -74,3 +74,16 @@ def test_what_is_hidden_gives_off_no_light(relit):
     made["emission"][wall] = 1.0
     little, much = (relit(made, fill=fill)[~wall].mean() for fill in (1 / 128, 1 / 8))
     assert 0.01 < much < 1.003 * little
+
+
+def test_a_window_is_black_at_night(relit, blender):
+    """A lamp at the viewpoint shows on the walls and not on the pane, which has no emission."""
+    made = box_room.room(HEIGHT, window=True)
+    sky = made["depth"] == 0
+    made["emission"][:] = 0.0
+    lamp = blender.data.objects.new("lamp", blender.data.lights.new("lamp", "POINT"))
+    lamp.data.energy, lamp.location = 100.0, (0.0, 0.3, 1.6)
+    blender.context.scene.collection.objects.link(lamp)
+    seen = relit(made)
+    assert np.median(seen[~sky]) > 0.1
+    assert np.median(seen[sky]) < 1e-3

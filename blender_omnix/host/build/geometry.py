@@ -49,7 +49,7 @@ _SLIM = 1.5
 _SHEET = 0.01
 
 # Layers of a shell.
-VISIBLE, BACKGROUND, BACK, HULL = range(4)
+VISIBLE, BACK, PANE, BACKGROUND, HULL = range(5)
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,10 @@ class Shell:
     """Faces of one or more layers, facing the viewpoint.
 
     vertices: (V, 3) float32 metres. lookup: (V, 3) float32, the direction in which a vertex looks
-    its colour up times its distance. layer: (V,) int8, VISIBLE from the viewpoint, BACKGROUND,
-    BACK or HULL; a face lies in one layer. quads: (Q, 4), triangles: (T, 3) int32 vertex indices.
-    quad_cells, triangle_cells: (Q,), (T,) the flat cell in which each face looks its colour up.
+    its colour up times its distance. layer: (V,) int8, VISIBLE from the viewpoint, BACK, PANE,
+    BACKGROUND or HULL; a face lies in one layer. quads: (Q, 4), triangles: (T, 3) int32 vertex
+    indices. quad_cells, triangle_cells: (Q,), (T,) the flat cell in which each face looks its
+    colour up.
     """
 
     vertices: np.ndarray
@@ -191,19 +192,15 @@ def shell(grid: Grid, jump: float, fill: float) -> Shell:
     surface = _surface(grid, right, down)
     radius = round(fill * grid.shape[1])
     if radius == 0:
-        return _shell(*surface, _layers(surface), grid.shape)
+        return _shell(*surface, np.full(len(surface[0]), VISIBLE, np.int8), grid.shape)
     behind = _background(grid, right, down, jump, radius, surface)
     backs = _backs(grid, right, down, jump, len(surface[0]) + len(behind[0]))
     vertices, lookup, corners, cells, lookup_cells = (
         np.concatenate(parts) for parts in zip(surface, behind, backs, strict=True)
     )
-    layer = _layers(surface, behind, backs)
+    order = np.array((VISIBLE, BACKGROUND, BACK), np.int8)
+    layer = np.repeat(order, [len(part[0]) for part in (surface, behind, backs)])
     return _shell(vertices, lookup, corners, cells, lookup_cells, layer, grid.shape)
-
-
-def _layers(*parts: tuple[np.ndarray, ...]) -> np.ndarray:
-    """(V,) int8: the layer of each vertex of the visible surface, the background and the backs."""
-    return np.repeat(np.arange(len(parts), dtype=np.int8), [len(part[0]) for part in parts])
 
 
 def hull(grid: Grid, rows: int = 64) -> Shell:
@@ -251,7 +248,7 @@ def panes(grid: Grid) -> Shell:
     used, corners = np.unique(keys, return_inverse=True)
     rays = _key_rays(used, rows)
     points = rays * _convex_radius(grid, _outside(grid), rays)[:, None]
-    layer = np.full(len(points), VISIBLE, np.int8)
+    layer = np.full(len(points), PANE, np.int8)
     return _shell(points, points, corners.reshape(-1, 4), cells, cells, layer, grid.shape)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import bpy
 
 from ... import maps
-from .geometry import BACKGROUND
+from .geometry import BACK, BACKGROUND, PANE
 from .mesh import DIRECTION, LAYER
 from .nodes import Graph
 
@@ -118,8 +118,8 @@ def _own_emission(graph: Graph, direction, textures: Mapping[str, bpy.types.Imag
 
     Interpolated, the sky would reach half a pixel onto the frame of its window, and a small lamp
     onto the wall far behind it, where the same pixel is a larger lamp: enough to light a room.
-    Hidden surfaces give off nothing, or the lamp they continue would shine twice. The camera goes
-    on seeing `seen`, which is smooth.
+    The background gives off nothing, or the lamp it continues would shine twice. The camera goes on
+    seeing `seen`, which is smooth.
     """
     own = {}
     for name in ("emission", "depth"):
@@ -128,11 +128,16 @@ def _own_emission(graph: Graph, direction, textures: Mapping[str, bpy.types.Imag
         graph.link(direction, node.inputs["Vector"])
         own[name] = node.outputs["Color"]
     solid = graph.math("GREATER_THAN", own["depth"], 0.0)
-    layer = graph.add("ShaderNodeAttribute", attribute_name=LAYER).outputs["Fac"]
-    gives = graph.math("SUBTRACT", solid, layer, clamp=True)
+    layer = _layer(graph)
+    gives = graph.math("MULTIPLY", solid, graph.math("LESS_THAN", layer, BACKGROUND - 0.5))
     given = graph.vector("SCALE", own["emission"], scale=gives)
     camera = graph.add("ShaderNodeLightPath").outputs["Is Camera Ray"]
     return graph.mix_colour(camera, given, seen)
+
+
+def _layer(graph: Graph):
+    """The layer of the shell that is shaded."""
+    return graph.add("ShaderNodeAttribute", attribute_name=LAYER).outputs["Fac"]
 
 
 def _shade(graph: Graph, principled: bpy.types.Node, inputs, colours: Mapping) -> None:
@@ -141,6 +146,9 @@ def _shade(graph: Graph, principled: bpy.types.Node, inputs, colours: Mapping) -
     # Blender's default is white, which would glow wherever there is no emission map.
     sockets["Emission Color"].default_value = (0.0, 0.0, 0.0, 1.0)
     sockets["Emission Strength"].default_value = 1.0
+    # A pane shows what is behind it and no reflection: at night it is black.
+    pane = graph.math("COMPARE", _layer(graph), PANE, 0.5)
+    graph.link(graph.math("MULTIPLY_ADD", pane, -0.5, 0.5), sockets["Specular IOR Level"])
     if "albedo" in colours:
         base = graph.mix_colour(
             inputs["Original in Albedo"], colours["albedo"], colours.get("panorama")
@@ -172,9 +180,8 @@ def _normal(graph: Graph, stored, strength):
     mapped = graph.vector("NORMALIZE", turn.outputs["Vector"])
     facet = graph.add("ShaderNodeNewGeometry").outputs["Normal"]
     # The map tells nothing of the back of a thing.
-    layer = graph.add("ShaderNodeAttribute", attribute_name=LAYER).outputs["Fac"]
-    mapped_layer = graph.math("LESS_THAN", layer, BACKGROUND + 0.5)
-    strength = graph.math("MULTIPLY", strength, mapped_layer)
+    back = graph.math("COMPARE", _layer(graph), BACK, 0.5)
+    strength = graph.math("MULTIPLY", strength, graph.math("SUBTRACT", 1.0, back))
     mixed = graph.add("ShaderNodeMix", data_type="VECTOR", clamp_factor=False)
     # Sockets by index: a Mix node repeats its names for every data type.
     for index, socket in ((0, strength), (4, facet), (5, mapped)):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import bpy
 import numpy as np
 
-from .geometry import VISIBLE
+from .geometry import BACKGROUND
 
 if TYPE_CHECKING:
     from .geometry import Shell
@@ -20,8 +20,8 @@ LAYER = "omnix_layer"
 def fill(mesh: bpy.types.Mesh, shell: Shell, slots: np.ndarray | None = None) -> None:
     """Replace the contents of `mesh` with a shell.
 
-    `slots` (R C,) gives the material slot of each visible cell; without it, and in the other
-    layers, faces use the first. The point attributes `omnix_direction` and `omnix_layer` hold the
+    `slots` (R C,) gives the material slot of each cell; without it, and in the background, faces
+    use the first. The point attributes `omnix_direction` and `omnix_layer` hold the
     look-up vectors and the layers.
     """
     mesh.clear_geometry()
@@ -37,7 +37,7 @@ def fill(mesh: bpy.types.Mesh, shell: Shell, slots: np.ndarray | None = None) ->
     if slots is not None:
         cells = np.concatenate((shell.quad_cells, shell.triangle_cells))
         corner = np.concatenate((shell.quads[:, 0], shell.triangles[:, 0]))
-        chosen = np.where(shell.layer[corner] == VISIBLE, slots[cells], 0)
+        chosen = np.where(shell.layer[corner] < BACKGROUND, slots[cells], 0)
         mesh.polygons.foreach_set("material_index", chosen.astype(np.int32))
     mesh.polygons.foreach_set("use_smooth", np.ones(quads + triangles, bool))
     attribute = mesh.attributes.new(DIRECTION, "FLOAT_VECTOR", "POINT")
