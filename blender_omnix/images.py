@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import maps
 from .errors import OmnixError, refuse_unreadable_name
-from .panorama import clean, resample
+from .panorama import clean, resample, tonemap
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,8 +36,8 @@ class Panorama:
     notes: tuple[str, ...]
 
 
-def read_panorama(path: Path | str, max_width: int = maps.MAX_WIDTH) -> Panorama:
-    """Read an equirectangular image, reduced by area averaging to at most `max_width`.
+def read_panorama(path: Path | str, max_width: int | None = None) -> Panorama:
+    """Read an equirectangular image, reduced by area averaging to at most `max_width` if given.
 
     Wider images are read in bands of rows, so that the whole is never held at full size. The
     result is exactly 2:1. Raises OmnixError, naming the file, for anything that is not a
@@ -52,7 +51,7 @@ def read_panorama(path: Path | str, max_width: int = maps.MAX_WIDTH) -> Panorama
             clean.check_size(spec.width, spec.height)
         except OmnixError as error:
             raise OmnixError(f"{path} {error}.") from None
-        height = min(spec.width // 2, spec.height, max_width // 2)
+        height = min(spec.width // 2, spec.height, (max_width or spec.width) // 2)
         notes = []
         if spec.nchannels < 3:
             notes.append("The image is grey; its three colour channels were taken as equal.")
@@ -170,22 +169,20 @@ def _quantise(array: np.ndarray, pixel_type: str) -> np.ndarray:
     return array
 
 
-def write_contact_sheet(path: Path, thumbnails: Mapping[str, np.ndarray]) -> None:
-    """All maps side by side, labelled, each 512 pixels wide, as an 8-bit sRGB PNG."""
+def write_contact_sheet(path: Path, pictures: Mapping[str, np.ndarray]) -> None:
+    """Pictures (H, W, 3) uint8 under their labels, each 512 pixels wide, as an 8-bit sRGB PNG."""
     from PIL import Image, ImageDraw
 
     width, height, label, columns = 512, 256, 22, 2
-    names = [name for name in maps.MAPS if name in thumbnails]
-    rows = -(-len(names) // columns)
+    rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * width, rows * (height + label)), (24, 24, 24))
     draw = ImageDraw.Draw(sheet)
-    for index, name in enumerate(names):
+    for index, (text, picture) in enumerate(pictures.items()):
         left = (index % columns) * width
         top = (index // columns) * (height + label)
-        picture = as_picture(name, thumbnails[name])
         tile = Image.fromarray(picture).resize((width, height), Image.Resampling.BOX)
         sheet.paste(tile, (left, top + label))
-        draw.text((left + 8, top + 5), maps.MAPS[name].label, fill=(230, 230, 230))
+        draw.text((left + 8, top + 5), text, fill=(230, 230, 230))
     sheet.save(path)
 
 
@@ -195,8 +192,6 @@ def as_picture(name: str, array: np.ndarray) -> np.ndarray:
     Depth is shown as its logarithm between the 1st and 99th percentile, near = bright, sky
     black; emission through the display transform at the exposure that shows its peaks.
     """
-    from .panorama import tonemap
-
     if name == "normal":
         shown = array * 0.5 + 0.5
     elif name == "depth":

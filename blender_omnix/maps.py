@@ -210,8 +210,13 @@ class MapSetWriter:
         """Store the labelled contact sheet; `thumbnails` are small maps as in the table."""
         from . import images
 
+        pictures = {
+            spec.label: images.as_picture(name, thumbnails[name])
+            for name, spec in MAPS.items()
+            if name in thumbnails
+        }
         try:
-            images.write_contact_sheet(self._partial / PREVIEW, thumbnails)
+            images.write_contact_sheet(self._partial / PREVIEW, pictures)
         except OSError as error:
             raise _unwritable(self.folder, error) from None
 

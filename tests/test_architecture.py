@@ -18,7 +18,7 @@ ALLOWED = {
     "errors": set(),
     "maps": {"errors", "images"},
     "panorama": {"errors"},
-    "images": SHARED,
+    "images": SHARED - {"maps"},
     "checks": SHARED,
     "adapters": SHARED,
     "engines": SHARED | {"adapters"},
