@@ -348,7 +348,7 @@ def _backs(
     upright = np.zeros(grid.shape, bool)  # nothing goes on over a pole
     upright[:-1] = down
     # A ring of cells is laid out three times, so that every run lies whole in the middle one.
-    across = _silhouette(*(np.tile(a, (1, 3, 1)[: a.ndim]) for a in (grid.rays, grid.depth, right)))
+    across = _silhouette(grid.rays, np.tile(grid.depth, 3), np.tile(right, 3))
     along = _silhouette(grid.rays.swapaxes(0, 1), grid.depth.T, upright.T).T
     across = across[:, columns : 2 * columns]
     # What stands or hangs is rounder across than along.
@@ -368,8 +368,9 @@ def _silhouette(rays: np.ndarray, depth: np.ndarray, joined: np.ndarray) -> np.n
     """Depth (N, M) at which each ray crosses the line between the two edges of the slim thing that
     it meets; NaN where it meets none.
 
-    rays: (N, M, 3), depth: (N, M), joined: (N, M) each cell of a line joined with the next. A thing
-    is slim where both its edges are in front of what is beside them and less than `_SLIM` apart.
+    rays: (N, L, 3), repeated where L is less than M. depth: (N, M). joined: (N, M) each cell of a
+    line joined with the next. A thing is slim where both its edges are in front of what is beside
+    them and less than `_SLIM` apart.
     """
     count = depth.shape[1]
     cell = np.broadcast_to(np.arange(count), depth.shape)
@@ -377,22 +378,25 @@ def _silhouette(rays: np.ndarray, depth: np.ndarray, joined: np.ndarray) -> np.n
     starts = np.roll(ends, 1, axis=1)
     start = np.maximum.accumulate(np.where(starts, cell, -1), axis=1)
     end = np.minimum.accumulate(np.where(ends, cell, count)[:, ::-1], axis=1)[:, ::-1]
-    whole = (depth > 0) & (start > 0) & (end < count - 1)
-
-    def at(array: np.ndarray, index: np.ndarray) -> np.ndarray:
-        return array[np.arange(len(depth))[:, None], np.clip(index, 0, count - 1)]
-
+    line, at = np.nonzero((depth > 0) & (start > 0) & (start < end) & (end < count - 1))
+    start, end = start[line, at], end[line, at]
     beyond = np.where(depth > 0, depth, np.inf)
-    one, other = at(depth, start), at(depth, end)
-    near = (at(beyond, start - 1) > one) & (at(beyond, end + 1) > other)
-    from_one, from_other = at(rays, start), at(rays, end)
-    width = np.linalg.norm(from_one * one[..., None] - from_other * other[..., None], axis=-1)
-    slim = whole & near & (start < end) & (width < _SLIM)
+    near = (beyond[line, start - 1] > depth[line, start]) & (
+        beyond[line, end + 1] > depth[line, end]
+    )
+    line, at, start, end = line[near], at[near], start[near], end[near]
+
+    ray, from_one, from_other = (rays[line, k % rays.shape[1]] for k in (at, start, end))
+    one, other = depth[line, start], depth[line, end]
+    width = np.linalg.norm(from_one * one[:, None] - from_other * other[:, None], axis=1)
     # The ray as a sum of those to the edges gives the disparity between theirs.
-    between, p, q = _dot(from_one, from_other), _dot(rays, from_one), _dot(rays, from_other)
+    between, p, q = _dot(from_one, from_other), _dot(ray, from_one), _dot(ray, from_other)
     with np.errstate(divide="ignore", invalid="ignore"):
         disparity = (p - between * q) / one + (q - between * p) / other
-        return np.where(slim, (1.0 - between**2) / disparity, np.nan)
+        crossed = np.where(width < _SLIM, (1.0 - between**2) / disparity, np.nan)
+    found = np.full(depth.shape, np.nan, np.float32)
+    found[line, at] = crossed
+    return found
 
 
 def _behind(
