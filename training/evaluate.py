@@ -26,12 +26,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from blender_omnix import images
+from blender_omnix import maps as map_set
 from blender_omnix.adapters.inject import activate
 from blender_omnix.engines.base import Prediction
 from blender_omnix.engines.compact.engine import WEIGHTS, CompactEngine, finish
 from blender_omnix.engines.compact.network import TASKS
-from blender_omnix.panorama import clean, frames, resample, tonemap
+from blender_omnix.extract import Settings, extract
+from blender_omnix.panorama import frames, resample, tonemap
 
 from .dataset import HEIGHT, Scene, read, under
 from .generate import data_folder
@@ -44,6 +45,7 @@ KINDS = dict.fromkeys((*MAPS, "sky"), "scalar") | {
     "depth": "depth",
 }
 LIGHTS = 2  # pictures of each scene
+PANORAMA_WIDTH = 256  # of each picture in the sheet of panoramas
 TEST_SCENES = 40
 
 # The room that the trivial guess sees everywhere, in metres around the camera.
@@ -224,17 +226,15 @@ def contact_sheet(scenes: list[Scene], predict: Predict, file: Path) -> None:
 
 
 def panorama_sheet(files: list[Path], engine: CompactEngine, file: Path) -> None:
-    """What the engine says of panoramas without a known truth, one a row."""
+    """What users get for panoramas without a known truth, one a row."""
     rows = []
     for path in files:
-        source = images.read_panorama(path, 1024)
-        linear, _ = clean.repair(
-            source.pixels if source.linear else tonemap.srgb_decode(source.pixels)
-        )
-        picture, _ = tonemap.expose(linear, display_referred=not source.linear)
-        maps = engine.predict(picture, MAPS, lambda *_: None, lambda: False)
-        height, width = maps["depth"].shape
-        rows.append((path.stem, [resample.shrink(picture, height, width), *panel(maps, None)]))
+        with tempfile.TemporaryDirectory() as folder:
+            extract(path, Path(folder) / "maps", Settings(size=2 * PANORAMA_WIDTH), engine=engine)
+            found = map_set.load(Path(folder) / "maps")
+        pictures = [found["panorama"], *panel(found, found["depth"] > 0)]
+        size = PANORAMA_WIDTH // 2, PANORAMA_WIDTH
+        rows.append((path.stem, [resample.shrink(picture, *size) for picture in pictures]))
     sheet(rows, file)
 
 
