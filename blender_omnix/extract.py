@@ -305,7 +305,7 @@ def _describe(file: Path, source: images.Panorama, stops: float) -> dict[str, An
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {
-        "path": str(file),
+        "path": str(file.absolute()),
         "sha256": digest,
         "size": [source.width, source.height],
         "linear": source.linear,

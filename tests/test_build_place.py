@@ -193,6 +193,39 @@ def test_a_place_follows_its_world_after_saving_and_loading(
     assert build.place.control(collection, "Strength").default_value == pytest.approx(2.0)
 
 
+def test_a_place_keeps_the_world_it_follows_when_the_scene_gets_another(
+    blender, build, room_folder, follow, tmp_path
+):
+    image, nodes = show_room(blender)
+    image.pack()
+    nodes["background"].inputs["Strength"].default_value = 2.0
+    follow(make(blender, build, room_folder, source=image))
+    blender.context.scene.world = blender.data.worlds.new("Another")
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
+    blender.ops.wm.open_mainfile(filepath=str(tmp_path / "place.blend"))
+    collection = build.find("room")
+    blender.context.view_layer.update()
+    assert build.place.control(collection, "Strength").default_value == pytest.approx(2.0)
+    build.place.stop_following(collection)
+    assert blender.data.worlds["World"].users == 0
+
+
+def test_a_depth_map_of_nothing_but_sky_is_refused(blender, build, room_folder, tmp_path):
+    collection = make(blender, build, room_folder)
+    before = build.place.part(collection, "map_depth").filepath
+    made = box_room.room(64)
+    made["depth"] = np.zeros_like(made["depth"])
+    box_room.save(tmp_path / "sky", made)
+    file = tmp_path / "sky" / "depth.exr"
+    count = len(blender.data.images)
+    with pytest.raises(Exception, match="sky everywhere"):
+        build.place.check_map("depth", file)
+    with pytest.raises(Exception, match="sky everywhere"):
+        build.place.replace_map(collection, "depth", file)
+    assert build.place.part(collection, "map_depth").filepath == before
+    assert len(blender.data.images) == count
+
+
 def test_a_place_that_was_told_not_to_follows_no_more(blender, build, room_folder, follow):
     _image, nodes = show_room(blender)
     collection = make(blender, build, room_folder)

@@ -110,6 +110,12 @@ def test_what_the_engine_warns_of_is_in_the_report(tmp_path, source):
     assert "The depth map is a guess." in report["warnings"]
 
 
+def test_the_report_names_the_source_wherever_one_stands(tmp_path, source, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    report = extract(source.name, "out", engine=BoxRoomEngine())
+    assert report["source"]["path"] == str(tmp_path / source.name)
+
+
 def test_a_map_the_engine_cannot_make_is_refused(tmp_path, source):
     with pytest.raises(OmnixError, match="makes no semantic map"):
         run(source, tmp_path / "out", maps=("albedo", "semantic"))

@@ -232,6 +232,42 @@ def test_one_map_is_extracted_again(blender, hall, host, tmp_path):
     np.testing.assert_array_equal(shown, written)
 
 
+def test_a_map_is_extracted_again_with_the_recorded_options(
+    blender, hall, host, tmp_path, monkeypatch
+):
+    operators = host("operators")
+    recorded = maps.read_report(tmp_path / "maps")["settings"]["options"]
+    usual = operators.engine_options
+    preferences = {"weights": "", "device": "", "height": 64, "fp8": True}
+    monkeypatch.setattr(
+        operators, "engine_options", lambda *arguments: usual(*arguments) | preferences
+    )
+    blender.ops.omnix.extract_map(map="albedo")
+    renewed = maps.read_report(tmp_path / "maps")["renewed"]["albedo"]
+    assert renewed["settings"]["options"] == recorded
+
+
+def test_a_relative_path_stays_so(blender, hall, host, tmp_path):
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
+    hall = blender.data.collections["OmniX hall"]
+    image = host("build").place.part(hall, "map_albedo")
+    image.filepath = "//maps/albedo.png"
+    blender.ops.omnix.extract_map(map="albedo")
+    assert image.filepath == "//maps/albedo.png"
+
+
+def test_a_new_extraction_leaves_a_place_turned_as_the_user_has_turned_it(
+    blender, fake_worker, panorama, tmp_path
+):
+    make_world(blender, blender.data.images.load(str(panorama)))
+    blender.ops.omnix.extract_pbr(directory=str(tmp_path / "maps"))
+    (root,) = (o for o in blender.data.collections["OmniX hall"].objects if o.type == "EMPTY")
+    root.driver_remove("rotation_euler")
+    root.rotation_euler.z = 1.0
+    blender.ops.omnix.extract_pbr(directory=str(tmp_path / "maps"))
+    assert root.rotation_euler.z == pytest.approx(1.0)
+
+
 def test_geometry_follows_a_depth_that_is_extracted_again(blender, hall, host, tmp_path):
     surface = host("build").place.part(hall, "surface")
     before = np.array([vertex.co for vertex in surface.data.vertices])

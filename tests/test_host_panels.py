@@ -79,8 +79,10 @@ def test_the_follow_button_says_whether_the_place_follows(blender, draw, host, t
 
     box_room.save(tmp_path / "room", box_room.room(64))
     show_room(blender)
-    for world, follows in (("", False), ("World", True)):
-        blender.ops.omnix.load_maps(directory=str(tmp_path / "room"), world=world)
+    blender.ops.omnix.load_maps(directory=str(tmp_path / "room"))
+    for follows in (False, True):
+        if follows:
+            blender.ops.omnix.follow_world()
         buttons = draw(host("place_panels").OMNIX_PT_place).buttons
         ((button, depress),) = (
             (button, depress)

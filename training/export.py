@@ -136,15 +136,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, default=WEIGHTS)
     parser.add_argument("--height", type=int, help="of the network's input, if not as trained")
     options = parser.parse_args(arguments)
+    scenes = [read(path) for path in sorted((data_folder() / "scenes" / "val").glob("*.npz"))]
+    if not scenes:
+        parser.error("render validation scenes first: training.generate --split val --count 40")
     model, state = load_average(options.run)
     unbias_metal(model)
     about = describe(state)
     if options.height:
         about["height"] = options.height
     write(model, options.to, about)
-    scenes = [read(path) for path in sorted((data_folder() / "scenes" / "val").glob("*.npz"))]
-    if not scenes:
-        parser.error("render validation scenes first: training.generate --split val --count 40")
     about["constants"] = constants(Compact(options.to), scenes)
     write(model, options.to, about)
 

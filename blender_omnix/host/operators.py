@@ -222,6 +222,7 @@ def _conclude(context: bpy.types.Context, ended: job.Job) -> tuple[str, str]:
     folder = ended.folder if ended.renewal is None else ended.renewal.folder
     try:
         if ended.renewal is not None:
+            renewal.check(ended.renewal, ended.folder)
             ended.notes += renewal.put(ended.renewal, ended.folder)
         scene = bpy.data.scenes.get(ended.scene)
         if scene is None:
@@ -314,6 +315,7 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
         # Imports numpy, for which enabling the add-on should not wait.
         from .build import build_place, place
 
+        new = place.find(self.name or folder.name) is None
         collection = build_place(
             context,
             folder,
@@ -322,7 +324,8 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
             source=bpy.data.images.get(self.image),
         )
         world = bpy.data.worlds.get(self.world)
-        if world is not None and place.may_follow(collection):
+        # A place that stands follows as it did, or stands as the user has turned it.
+        if world is not None and new:
             place.follow_world(collection, source.showing(world))
 
 

@@ -324,7 +324,10 @@ class OMNIX_OT_extract_map(operators.Extraction, _PlaceOperator, bpy.types.Opera
 
     def begin(self, context: bpy.types.Context, *, interactive: bool) -> job.Job:
         planned, panorama, settings = renewal.plan(self.chosen(context), self.map)
-        options = operators.engine_options(context, settings["engine"].upper())
+        chosen = operators.engine_options(context, settings["engine"].upper())
+        # Where weights lie and what they run on may have changed since; how large and how exact
+        # the map is to be is as the report of the others says.
+        moved = {k: v for k, v in chosen.items() if v and k not in ("height", "fp8")}
         started = job.Job(
             source=panorama,
             folder=Path(planned.scratch.name, "maps"),
@@ -334,8 +337,7 @@ class OMNIX_OT_extract_map(operators.Extraction, _PlaceOperator, bpy.types.Opera
             notes=[],
             renewal=planned,
         )
-        # How to run the engine may have changed since, such as where its weights lie.
-        job.start(context, started, settings | {"options": settings["options"] | options})
+        job.start(context, started, settings | {"options": settings["options"] | moved})
         return started
 
 

@@ -82,6 +82,13 @@ def _panorama(collection: bpy.types.Collection, recorded: Path) -> source.Source
     return source.from_image(shown)
 
 
+def check(renewal: Renewal, made: Path) -> None:
+    """Raise OmnixError where the place could not use the map in the set `made`."""
+    from .build import place
+
+    place.check_map(renewal.map, made / maps.MAPS[renewal.map].filename)
+
+
 def put(renewal: Renewal, made: Path) -> list[str]:
     """Exchange one map of the set for the one in the set `made`; notes for the user.
 
@@ -90,15 +97,12 @@ def put(renewal: Renewal, made: Path) -> list[str]:
     """
     report, extraction = maps.read_report(renewal.folder), maps.read_report(made)
     report.setdefault("renewed", {})[renewal.map] = extraction
-    (made / maps.REPORT).write_text(
-        json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8"
-    )
+    report.get("replaced", {}).pop(renewal.map, None)
     try:
+        text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+        (made / maps.REPORT).write_text(text, "utf-8")
         for name in (maps.MAPS[renewal.map].filename, maps.REPORT):
-            # The scratch folder may be on another disk, from where no file can be moved in one go.
-            partial = renewal.folder / f".{name}.partial"
-            shutil.copyfile(made / name, partial)
-            os.replace(partial, renewal.folder / name)
+            _exchange(made / name, renewal.folder / name)
     except OSError as error:
         raise OmnixError(
             f"The {renewal.map} map cannot be written to {renewal.folder} ({error.strerror})."
@@ -107,3 +111,14 @@ def put(renewal: Renewal, made: Path) -> list[str]:
     if earlier["path"] == now["path"] and earlier["sha256"] != now["sha256"]:
         return [f"{now['path']} has changed since the other maps were extracted from it."]
     return []
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Put a file in another's place, whole or not at all."""
+    # The new one may be on another disk, from where no file can be moved in one go.
+    partial = old.parent / f".{old.name}.partial"
+    try:
+        shutil.copyfile(new, partial)
+        os.replace(partial, old)
+    finally:
+        partial.unlink(missing_ok=True)

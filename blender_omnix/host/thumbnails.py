@@ -54,6 +54,8 @@ def _draw_depth(preview: bpy.types.ImagePreview, file: Path) -> None:
     try:
         image.colorspace_settings.name = maps.MAPS["depth"].colorspace
         width, height = image.size
+        if width == 0:
+            return  # damaged; whatever uses the map says so
         pixels = np.empty((height, width, image.channels), np.float32)
         image.pixels.foreach_get(pixels.ravel())
     finally:

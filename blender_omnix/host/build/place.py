@@ -32,6 +32,9 @@ from . import geometry, images, material, mesh, preview
 
 # Custom properties of the collection: what it was built from, and the datablocks that are ours.
 _STATE, _BUILT = "omnix", "omnix_built"
+# What the place's drivers follow. A driver does not count as a user: a world that no scene has any
+# more would not be saved, and the place would fall back to zero.
+_FOLLOWED = "omnix_followed"
 
 ORIGINAL, RELIGHT = "ORIGINAL", "RELIGHT"
 
@@ -91,6 +94,8 @@ def build_place(
         collection[_BUILT], collection[_STATE] = {}, {}
     else:
         finish_adjusting(collection, apply=False)
+        if collection not in context.scene.collection.children_recursive:
+            context.scene.collection.children.link(collection)
     state = collection[_STATE].to_dict()
     collection[_STATE] = state | {
         "name": name,
@@ -130,20 +135,16 @@ def replace_map(collection: bpy.types.Collection, name: str, path: Path | str) -
     spec = maps.MAPS[name]
     built, key = _built(collection), f"map_{name}"
     image = built.get(key)
-    trial = images.load(path, f"OmniX {name_of(collection)} {spec.label}", spec.colorspace)
-    width, height = trial.size
-    if abs(width - 2 * height) > 2:
-        _delete([trial])
-        raise OmnixError(
-            f"{path} is {width} x {height}; a map is twice as wide as high, so it cannot be used."
-        )
+    trial = _candidate(name, path, f"OmniX {name_of(collection)} {spec.label}")
     if image is None:
         _shade(collection, _images(built) | {key: trial}, source_of(collection))
         image, earlier = trial, str(path)
     else:
         _delete([trial])
         earlier = image.filepath
-        image.filepath = str(path)
+        # The same file may be known by a path relative to the .blend, which is to stay so.
+        if Path(bpy.path.abspath(earlier)) != Path(path):
+            image.filepath = str(path)
         image.reload()
     if name in ("depth", "normal", "emission"):
         try:
@@ -152,6 +153,29 @@ def replace_map(collection: bpy.types.Collection, name: str, path: Path | str) -
             image.filepath = earlier
             image.reload()
             raise
+
+
+def check_map(name: str, path: Path | str) -> None:
+    """Raise OmnixError where `replace_map` would refuse the file for this map."""
+    _delete([_candidate(name, path, "OmniX Candidate")])
+
+
+def _candidate(name: str, path: Path | str, label: str) -> bpy.types.Image:
+    """The file as an image that can serve as this map; else OmnixError."""
+    image = images.load(path, label, maps.MAPS[name].colorspace)
+    try:
+        width, height = image.size
+        if abs(width - 2 * height) > 2:
+            raise OmnixError(
+                f"{path} is {width} x {height}; a map is twice as wide as high, so it cannot be "
+                "used."
+            )
+        if name == "depth":
+            _read_depth(image)
+    except OmnixError:
+        _delete([image])
+        raise
+    return image
 
 
 def start_adjusting(collection: bpy.types.Collection) -> bpy.types.Object:
@@ -223,7 +247,6 @@ def follow_world(collection: bpy.types.Collection, showing: Showing) -> None:
     What they cannot follow (see `Showing`) is taken over as it is now.
     """
     stop_following(collection)
-    collection[_STATE]["follow"] = True
     root, strength = _root(collection), control(collection, "Strength")
     dial = showing.turned_by
     # The world's nodes turn the direction that is looked up, so the picture turns the other way;
@@ -236,6 +259,8 @@ def follow_world(collection: bpy.types.Collection, showing: Showing) -> None:
             typed = root.rotation_euler[axis] * (1.0 if dial.inverse else -1.0)
             curve = root.driver_add("rotation_euler", axis)
             _drive(curve, replace(dial, path=f"{dial.path}[{axis}]"), expression, typed)
+    dials = {"turned_by": dial, "strengthened_by": showing.strengthened_by}
+    collection[_FOLLOWED] = {key: by.owner for key, by in dials.items() if by is not None}
     strength.default_value = showing.strength
     if showing.strengthened_by is not None:
         curve = strength.driver_add("default_value")
@@ -250,7 +275,8 @@ def _drive(curve: bpy.types.FCurve, dial: Dial, expression: str, fallback: float
     target = variable.targets[0]
     target.id_type = dial.owner.id_type
     target.id, target.data_path = dial.owner, dial.path
-    # Else the place would fall back to zero, and be black, once the node is renamed or gone.
+    # Else the place would fall back to zero, and be black, once the node is renamed or gone. (Of a
+    # world that the user deletes outright nothing is left to fall back on.)
     target.use_fallback_value, target.fallback_value = True, fallback
     # So simple that Blender evaluates it without Python, also where scripts may not run.
     driver.expression = expression
@@ -258,7 +284,8 @@ def _drive(curve: bpy.types.FCurve, dial: Dial, expression: str, fallback: float
 
 def stop_following(collection: bpy.types.Collection) -> None:
     """Leave rotation and strength as they are now, for the user to set."""
-    collection[_STATE]["follow"] = False
+    if _FOLLOWED in collection:
+        del collection[_FOLLOWED]
     _root(collection).driver_remove("rotation_euler")
     control(collection, "Strength").driver_remove("default_value")
 
@@ -268,11 +295,6 @@ def is_following(collection: bpy.types.Collection) -> bool:
     built = _built(collection)
     owners = (built[key].animation_data for key in ("root", "controls_group") if key in built)
     return any(data is not None and data.drivers for data in owners)
-
-
-def may_follow(collection: bpy.types.Collection) -> bool:
-    """False once the user has stopped the place from following."""
-    return collection[_STATE].get("follow", True)
 
 
 def set_shadow_catcher(collection: bpy.types.Collection, on: bool) -> None:
@@ -407,7 +429,8 @@ def remove(context: bpy.types.Context, name: str) -> None:
         if not any(other is not collection for other in item.users_collection):
             context.scene.collection.objects.link(item)
     for child in list(collection.children):
-        context.scene.collection.children.link(child)
+        if child.name not in context.scene.collection.children:
+            context.scene.collection.children.link(child)
     bpy.data.collections.remove(collection)
 
 
@@ -510,13 +533,17 @@ class _Cut:
     lamps: np.ndarray
 
 
+def _read_depth(image: bpy.types.Image) -> np.ndarray:
+    """Metres (H, W); OmnixError where all is sky."""
+    depth = images.read(image, 1)
+    if not (depth > 0).any():
+        raise OmnixError(f"{image.filepath} shows sky everywhere, so there is no surface to build.")
+    return depth
+
+
 def _cut(textures: Mapping[str, bpy.types.Image], settings: Settings) -> _Cut:
     """Read the maps and cut the geometry; OmnixError when there is nothing to build from."""
-    depth = images.read(textures["depth"], 1)
-    if not (depth > 0).any():
-        raise OmnixError(
-            f"{textures['depth'].filepath} shows sky everywhere, so there is no surface to build."
-        )
+    depth = _read_depth(textures["depth"])
     if "normal" in textures:
         normal = images.read_normal(textures["normal"], depth.shape)
     else:
