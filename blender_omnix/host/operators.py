@@ -288,7 +288,7 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
     )
     world: bpy.props.StringProperty(
         name="World",
-        description="World that shows the panorama; the place turns and brightens with it",
+        description="World that shows the panorama; a new place turns and brightens with it",
         options={"SKIP_SAVE"},
     )
     camera_height: properties.camera_height_property("SKIP_SAVE")
