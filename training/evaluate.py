@@ -32,7 +32,7 @@ from blender_omnix.engines.base import Prediction
 from blender_omnix.engines.compact.engine import WEIGHTS, CompactEngine, finish
 from blender_omnix.engines.compact.network import TASKS
 from blender_omnix.extract import Settings, extract
-from blender_omnix.panorama import frames, resample, tonemap
+from blender_omnix.panorama import frames, planes, resample, tonemap
 
 from .dataset import HEIGHT, Scene, read, under
 from .generate import data_folder
@@ -128,6 +128,8 @@ def without_adapters(engine: CompactEngine, picture: np.ndarray) -> Prediction:
         maps: Prediction = {}
         for task in TASKS:
             maps |= finish(network.decode(features, task, seen))
+    # As the engine does, so that the adapters are all that differs.
+    maps["normal"] = planes.snap_normals(maps["normal"], maps["depth"], maps["sky"])
     return maps
 
 
