@@ -210,6 +210,49 @@ def test_a_place_keeps_the_world_it_follows_when_the_scene_gets_another(
     assert blender.data.worlds["World"].users == 0
 
 
+@pytest.mark.parametrize("strength", [2.0, 1e6])
+def test_a_place_outlives_the_world_that_it_follows(
+    blender, build, room_folder, follow, tmp_path, capfd, strength
+):
+    image, nodes = show_room(blender)
+    image.pack()
+    nodes["mapping"].inputs["Rotation"].default_value = (0.1, 1e-6, -0.7)
+    nodes["background"].inputs["Strength"].default_value = strength
+    follow(make(blender, build, room_folder, mode="ORIGINAL"))
+    collection = build.find("room")
+    turned = turn_of(blender, build, collection)
+    seen = panorama_of(blender, build, collection)
+    curve = build.place.part(collection, "controls_group").animation_data.drivers[0]
+    assert curve.driver.is_simple_expression
+    assert not build.place.has_lost_world(collection)
+    # A world of zeros is followed, and is none that is gone.
+    nodes["background"].inputs["Strength"].default_value = 0.0
+    turn_of(blender, build, collection)
+    assert build.place.control(collection, "Strength").default_value == 0.0
+    capfd.readouterr()
+
+    blender.data.worlds.remove(blender.context.scene.world)
+    np.testing.assert_allclose(turn_of(blender, build, collection), turned, atol=1e-6)
+    np.testing.assert_allclose(panorama_of(blender, build, collection), seen, rtol=1e-3)
+    assert build.place.has_lost_world(collection)
+    said = "".join(capfd.readouterr())
+    assert "rror" not in said
+    assert "nvalid" not in said
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
+    blender.ops.wm.open_mainfile(filepath=str(tmp_path / "place.blend"), use_scripts=False)
+    collection = build.find("room")
+    np.testing.assert_allclose(turn_of(blender, build, collection), turned, atol=1e-6)
+    assert build.place.control(collection, "Strength").default_value == pytest.approx(strength)
+    assert build.place.has_lost_world(collection)
+    # It can be let go, and follow another.
+    blender.ops.omnix.follow_world(follow=False)
+    assert not build.place.has_lost_world(collection)
+    show_room(blender)
+    blender.ops.omnix.follow_world()
+    assert not build.place.has_lost_world(collection)
+    assert build.place.control(collection, "Strength").default_value == pytest.approx(1.0)
+
+
 def test_a_depth_map_of_nothing_but_sky_is_refused(blender, build, room_folder, tmp_path):
     collection = make(blender, build, room_folder)
     before = build.place.part(collection, "map_depth").filepath

@@ -90,3 +90,19 @@ def test_the_follow_button_says_whether_the_place_follows(blender, draw, host, t
             if name == "omnix.follow_world"
         )
         assert (depress, button.follow) == (follows, not follows)
+
+
+def test_the_panel_tells_that_the_world_is_gone(blender, draw, host, tmp_path):
+    from tests.test_build_place import show_room
+
+    box_room.save(tmp_path / "room", box_room.room(64))
+    show_room(blender)
+    blender.ops.omnix.load_maps(directory=str(tmp_path / "room"))
+    blender.ops.omnix.follow_world()
+    sentence = "The world it followed is gone"
+    panel = host("place_panels").OMNIX_PT_place
+    assert sentence not in draw(panel).texts
+    blender.data.worlds.remove(blender.context.scene.world)
+    assert sentence in draw(panel).texts
+    blender.ops.omnix.follow_world(follow=False)
+    assert sentence not in draw(panel).texts

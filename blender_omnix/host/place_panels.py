@@ -46,6 +46,8 @@ class OMNIX_PT_place(_PlacePanel, bpy.types.Panel):
         row.operator("omnix.add_camera", icon="CAMERA_DATA")
         following = place.is_following(collection)
         row.operator("omnix.follow_world", icon="WORLD", depress=following).follow = not following
+        if place.has_lost_world(collection):
+            layout.label(text="The world it followed is gone", icon="ERROR")
 
 
 class OMNIX_PT_place_geometry(_PlacePanel, bpy.types.Panel):

@@ -243,43 +243,54 @@ def shown_map(collection: bpy.types.Collection) -> str | None:
 def follow_world(collection: bpy.types.Collection, showing: Showing) -> None:
     """Turn the place as a world turns that shows its panorama, and give it that strength.
 
-    Drivers keep it so when the world's nodes change, in animations too, until `stop_following`.
-    What they cannot follow (see `Showing`) is taken over as it is now.
+    Drivers keep it so when the world's nodes change, in animations too, until `stop_following`; a
+    world that is deleted leaves the place as it is now. What they cannot follow (see `Showing`) is
+    taken over as it is now.
     """
     stop_following(collection)
     root, strength = _root(collection), control(collection, "Strength")
     dial = showing.turned_by
     # The world's nodes turn the direction that is looked up, so the picture turns the other way;
     # the inverse of angles about X, Y, Z is their negatives about Z, Y, X.
-    order, expression = ("XYZ", "typed") if dial is not None and dial.inverse else ("ZYX", "-typed")
+    order, sign = ("XYZ", "") if dial is not None and dial.inverse else ("ZYX", "-")
     root.rotation_mode = order
     root.rotation_euler = Euler(showing.rotation, "XYZ").to_matrix().inverted().to_euler(order)
     if dial is not None:
         for axis in range(3):
-            typed = root.rotation_euler[axis] * (1.0 if dial.inverse else -1.0)
+            now = root.rotation_euler[axis]
             curve = root.driver_add("rotation_euler", axis)
-            _drive(curve, replace(dial, path=f"{dial.path}[{axis}]"), expression, typed)
+            _drive(curve, replace(dial, path=f"{dial.path}[{axis}]"), now, sign)
     dials = {"turned_by": dial, "strengthened_by": showing.strengthened_by}
     collection[_FOLLOWED] = {key: by.owner for key, by in dials.items() if by is not None}
     strength.default_value = showing.strength
     if showing.strengthened_by is not None:
         curve = strength.driver_add("default_value")
-        _drive(curve, showing.strengthened_by, "typed", showing.strength)
+        _drive(curve, showing.strengthened_by, showing.strength)
 
 
-def _drive(curve: bpy.types.FCurve, dial: Dial, expression: str, fallback: float) -> None:
-    """Let a property be `expression` of the dial's value, called `typed`."""
+def _drive(curve: bpy.types.FCurve, dial: Dial, now: float, sign: str = "") -> None:
+    """Let a property that is `now` be the dial's value, called `typed`, or its negative."""
     driver = curve.driver
-    variable = driver.variables.new()
-    variable.name = "typed"
-    target = variable.targets[0]
-    target.id_type = dial.owner.id_type
-    target.id, target.data_path = dial.owner, dial.path
-    # Else the place would fall back to zero, and be black, once the node is renamed or gone. (Of a
-    # world that the user deletes outright nothing is left to fall back on.)
-    target.use_fallback_value, target.fallback_value = True, fallback
+    typed = _variable(driver, "typed", dial.owner, dial.path)
+    # Else the place would fall back to zero, and be black, once the node is renamed or gone.
+    typed.use_fallback_value, typed.fallback_value = True, -now if sign else now
+    # Of a world that the user deletes outright every variable is zero, whatever it falls back to;
+    # the number of its type never is while it is there.
+    _variable(driver, "there", dial.owner, "id_type")
     # So simple that Blender evaluates it without Python, also where scripts may not run.
-    driver.expression = expression
+    driver.expression = f"{sign}typed if there else {now:.9g}"
+
+
+def _variable(
+    driver: bpy.types.Driver, name: str, owner: bpy.types.ID, path: str
+) -> bpy.types.DriverTarget:
+    """Let a driver know the property `path` of a datablock by a name."""
+    variable = driver.variables.new()
+    variable.name = name
+    target = variable.targets[0]
+    target.id_type = owner.id_type
+    target.id, target.data_path = owner, path
+    return target
 
 
 def stop_following(collection: bpy.types.Collection) -> None:
@@ -295,6 +306,12 @@ def is_following(collection: bpy.types.Collection) -> bool:
     built = _built(collection)
     owners = (built[key].animation_data for key in ("root", "controls_group") if key in built)
     return any(data is not None and data.drivers for data in owners)
+
+
+def has_lost_world(collection: bpy.types.Collection) -> bool:
+    """True where the user has deleted the world that the place follows: it stands as it stood when
+    it began to follow, until `stop_following`."""
+    return None in collection.get(_FOLLOWED, {}).values()
 
 
 def set_shadow_catcher(collection: bpy.types.Collection, on: bool) -> None:
