@@ -622,6 +622,37 @@ def test_a_map_shown_is_unlit(blender, build, room_folder):
     assert np.median(panorama_of(blender, build, collection)) == pytest.approx(0.6, abs=0.01)
 
 
+def test_a_place_shows_itself_again_when_the_map_shown_is_gone(
+    blender, build, room_folder, tmp_path, capfd
+):
+    collection = make(blender, build, room_folder)
+    seen = panorama_of(blender, build, collection)
+    made = box_room.room(64)
+    box_room.save(tmp_path / "fewer", {key: made[key] for key in made if key != "roughness"})
+    box_room.save(tmp_path / "bare", {key: made[key] for key in ("depth", "panorama")})
+    build.place.show_map(collection, "roughness")
+    capfd.readouterr()
+
+    blender.ops.omnix.load_maps(directory=str(tmp_path / "fewer"), name="room")
+    assert build.place.shown_map(collection) is None
+    told = "Warning: The place showed its roughness map, which the new maps lack"
+    assert told in capfd.readouterr().out
+    # The roughness alone is another now.
+    difference = np.abs(panorama_of(blender, build, collection) - seen).mean()
+    assert difference < 0.1 * seen.mean()
+    # A map that is there goes on being shown, and what is not shown is not missed.
+    build.place.show_map(collection, "depth")
+    blender.ops.omnix.load_maps(directory=str(tmp_path / "bare"), name="room")
+    assert build.place.shown_map(collection) == "depth"
+    build.place.show_map(collection, None)
+    blender.ops.omnix.load_maps(directory=str(room_folder), name="room")
+    build.place.show_map(collection, "albedo")
+    build.place.show_map(collection, None)
+    blender.ops.omnix.load_maps(directory=str(tmp_path / "bare"), name="room")
+    assert build.place.shown_map(collection) is None
+    assert "showed" not in capfd.readouterr().out
+
+
 def test_the_stand_in_follows_its_sliders_and_applies_them(blender, build, room_folder):
     collection = make(blender, build, room_folder)
     surface = build.place.part(collection, "surface")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -105,6 +106,22 @@ def test_twice_replaces_the_place(blender, fake_worker, panorama, tmp_path):
     before = datablocks(blender)
     blender.ops.omnix.extract_pbr(**arguments)
     assert datablocks(blender) == before
+
+
+def test_a_new_extraction_tells_of_the_map_shown_that_it_lacks(
+    blender, fake_worker, host, panorama, tmp_path, capfd
+):
+    arguments = {"filepath": str(panorama), "directory": str(tmp_path / "maps")}
+    blender.ops.omnix.extract_pbr(**arguments)
+    blender.ops.omnix.show_map(map="albedo")
+    capfd.readouterr()
+    blender.ops.omnix.extract_pbr(**arguments, maps={"depth"}, build=False)
+    assert "showed" not in capfd.readouterr().out
+    blender.ops.omnix.extract_pbr(**arguments, maps={"depth"})
+    assert host("build").place.shown_map(blender.data.collections["OmniX hall"]) is None
+    # At the end of the job's own message, which the window shows.
+    said = capfd.readouterr().out
+    assert re.search(r"Maps are in .* showed its albedo map, which the new maps lack", said)
 
 
 def test_invoked_without_a_window_it_runs_to_the_end(blender, fake_worker, panorama, tmp_path):

@@ -242,6 +242,9 @@ def _conclude(context: bpy.types.Context, ended: job.Job) -> tuple[str, str]:
 def _apply(ended: job.Job) -> None:
     """The result of a job as one undo step."""
     if ended.renewal is None:
+        if ended.build:
+            # What the nested operator reports goes to the terminal alone.
+            ended.notes += _shown_no_more(ended.source.name, ended.folder)
         bpy.ops.omnix.load_maps(
             "EXEC_DEFAULT",
             True,
@@ -315,11 +318,13 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
         # Imports numpy, for which enabling the add-on should not wait.
         from .build import build_place, place
 
-        new = place.find(self.name or folder.name) is None
+        name = self.name or folder.name
+        new = place.find(name) is None
+        notes = _shown_no_more(name, folder)
         collection = build_place(
             context,
             folder,
-            name=self.name or folder.name,
+            name=name,
             camera_height=self.camera_height,
             source=bpy.data.images.get(self.image),
         )
@@ -327,6 +332,19 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
         # A place that stands follows as it did, or stands as the user has turned it.
         if world is not None and new:
             place.follow_world(collection, source.showing(world))
+        for note in notes:
+            self.report({"WARNING"}, note)
+
+
+def _shown_no_more(name: str, folder: Path) -> list[str]:
+    """A note where the place of that name shows a map alone that the set in `folder` lacks."""
+    from .build import place
+
+    standing = place.find(name)
+    shown = None if standing is None else place.shown_map(standing)
+    if shown is None or shown in maps.map_files(folder):
+        return []
+    return [f"The place showed its {shown} map, which the new maps lack; it shows itself again."]
 
 
 class OMNIX_OT_cancel(bpy.types.Operator):

@@ -72,8 +72,9 @@ def build_place(
     The viewpoint of a new place lies `camera_height` metres above z = 0 and looks as the panorama
     does: its centre is +X. A place that stands is given the new maps and geometry; where it
     stands, its controls and what the user has done to its objects stay, and so do its `settings`
-    where none are given. `source` is the image of the panorama where it is loaded already; else
-    the file that the report names is, or failing that `panorama.png`.
+    where none are given. One that showed a map which it has no more shows itself again. `source`
+    is the image of the panorama where it is loaded already; else the file that the report names
+    is, or failing that `panorama.png`.
 
     Raises OmnixError, with the scene unchanged, when the maps cannot be read.
     """
@@ -681,6 +682,9 @@ def _shade(
         }
         if material.shown_map(before) in textures:
             material.show_map(surface, material.shown_map(before))
+        else:
+            # Another map would pass for the one that was chosen.
+            values["Preview"] = 0.0
         earlier = {**_images(built), "surface_group": before}
         built = {key: item for key, item in built.items() if key not in earlier}
         _supersede(earlier, made)
