@@ -462,12 +462,100 @@ def test_removing_leaves_the_file_as_it_was(blender, build, room_folder):
     assert mine.name in scene.collection.objects
 
 
-def test_a_deleted_viewpoint_is_told_and_comes_back(blender, build, room_folder):
+def delete_in_script(blender, item):
+    blender.data.objects.remove(item)
+
+
+def delete_by_hand(blender, item):
+    """As the X key does it, which leaves what something refers to in the file."""
+    with blender.context.temp_override(selected_objects=[item]):
+        blender.ops.object.delete()
+
+
+DELETE = pytest.mark.parametrize("delete", [delete_in_script, delete_by_hand])
+
+
+@DELETE
+def test_what_was_deleted_comes_back_and_leaves_nothing_behind(blender, build, room_folder, delete):
+    empty = everything(blender)
     collection = make(blender, build, room_folder)
-    blender.data.objects.remove(build.place.part(collection, "root"))
+    camera = build.place.add_camera(blender.context, collection)
+    before = everything(blender)
+    for key in ("surface", "hull"):
+        delete(blender, build.place.part(collection, key))
+        assert build.place.part(collection, key) is None
+    delete(blender, camera)
+    build.place.add_camera(blender.context, collection)
+    make(blender, build, room_folder)
+    assert everything(blender) == before
+    for key in ("surface", "hull", "camera"):
+        assert build.place.part(collection, key).name in blender.context.scene.objects
+    # A stand-in hides the mesh for as long as it is there.
+    blender.ops.omnix.adjust_geometry()
+    delete(blender, build.place.part(collection, "preview"))
+    blender.ops.omnix.rebuild_place()
+    assert everything(blender) == before
+    assert not build.place.part(collection, "surface").hide_viewport
+    # A hull that is deleted and not wanted any more.
+    delete(blender, build.place.part(collection, "hull"))
+    build.place.rebuild(collection, enclosed="NO")
+    assert not any("Hull" in item.name for item in blender.data.meshes)
+    delete(blender, build.place.part(collection, "surface"))
+    build.remove(blender.context, "room")
+    assert everything(blender) == empty
+
+
+def test_a_deleted_control_group_takes_its_shading_along(blender, build, room_folder):
+    collection = make(blender, build, room_folder)
+    before = everything(blender)
+    blender.data.node_groups.remove(build.place.part(collection, "controls_group"))
+    make(blender, build, room_folder)
+    after = everything(blender)
+    # The first images had their names until the second ones were there.
+    assert {kind: len(names) for kind, names in after.items()} == {
+        kind: len(names) for kind, names in before.items()
+    }
+
+
+@DELETE
+def test_the_users_own_outlives_what_it_hung_on(blender, build, room_folder, delete):
+    """A linked duplicate and a child of a surface that is deleted, and then of its place."""
+    collection = make(blender, build, room_folder)
+    surface = build.place.part(collection, "surface")
+    mesh = surface.data
+    twin = blender.data.objects.new("twin", mesh)
+    mine = blender.data.objects.new("mine", None)
+    for item in (twin, mine):
+        blender.context.scene.collection.objects.link(item)
+    mine.parent = build.place.part(collection, "hull")
+    mine.location = (1.0, 2.0, 0.5)
+    # What nothing uses is not ours for that.
+    blender.data.meshes.new("unused")
+    blender.context.view_layer.update()
+    count = len(mesh.polygons)
+    delete(blender, surface)
+    build.place.rebuild(collection, detail=64, enclosed="NO")
+    build.place.rebuild(collection, enclosed="YES")
+    assert (twin.data, len(mesh.polygons)) == (mesh, count)
+    assert build.place.part(collection, "surface").data != mesh
+    # Half a metre above the viewpoint, where it was.
+    assert mine.matrix_world.translation[:] == pytest.approx((1.0, 2.0, 2.1))
+    twin.data = build.place.part(collection, "surface").data
+    build.remove(blender.context, "room")
+    assert {item.name for item in blender.data.objects} == {"twin", "mine"}
+    assert len(twin.data.polygons) > 0
+    assert "unused" in blender.data.meshes
+
+
+@DELETE
+def test_a_deleted_viewpoint_is_told_and_comes_back(blender, build, room_folder, delete):
+    collection = make(blender, build, room_folder)
+    delete(blender, build.place.part(collection, "root"))
+    before = everything(blender)
     for operator in ("add_camera", "set_scale", "adjust_geometry"):
         with pytest.raises(RuntimeError, match="viewpoint of room was deleted"):
             getattr(blender.ops.omnix, operator)()
+    assert everything(blender) == before
     blender.ops.omnix.load_maps(directory=str(room_folder), name="room")
     surface = build.place.part(collection, "surface")
     assert surface.parent == build.place.part(collection, "root")

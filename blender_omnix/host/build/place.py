@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,15 @@ from . import geometry, images, material, mesh, preview
 
 # Custom properties of the collection: what it was built from, and the datablocks that are ours.
 _STATE, _BUILT = "omnix", "omnix_built"
+# Parts that are there for an object alone.
+_SERVES = {
+    "surface_mesh": "surface",
+    "hull_mesh": "hull",
+    "panes_mesh": "panes",
+    "camera_data": "camera",
+    "preview_mesh": "preview",
+    "preview_group": "preview",
+}
 # What the place's drivers follow. A driver does not count as a user: a world that no scene has any
 # more would not be saved, and the place would fall back to zero.
 _FOLLOWED = "omnix_followed"
@@ -119,6 +128,9 @@ def rebuild(collection: bpy.types.Collection, **changes: Any) -> None:
     Raises OmnixError, leaving the place as it is, when an image cannot be read.
     """
     settings = replace(settings_of(collection), **changes)
+    if part(collection, "preview") is None:
+        # A stand-in that the user has deleted leaves the mesh hidden.
+        finish_adjusting(collection, apply=False)
     built = _built(collection)
     cut = _cut({name: built[f"map_{name}"] for name in maps_of(collection)}, settings)
     state = collection[_STATE].to_dict()
@@ -192,11 +204,7 @@ def start_adjusting(collection: bpy.types.Collection) -> bpy.types.Object:
     collection.objects.link(item)
     modifier = item.modifiers.new("OmniX Geometry", "NODES")
     modifier.node_group = group
-    collection[_BUILT] = built | {
-        "preview": item,
-        "preview_mesh": data,
-        "preview_group": group,
-    }
+    _record(collection, built | {"preview": item, "preview_mesh": data, "preview_group": group})
     _hide(built, True)
     return item
 
@@ -215,9 +223,12 @@ def finish_adjusting(collection: bpy.types.Collection, *, apply: bool) -> None:
         }
         rebuild(collection, detail=chosen["Detail"], jump=chosen["Jump"], fill=chosen["Fill"])
         built = _built(collection)
-    if item is not None:
-        _delete([built.pop(key) for key in ("preview", "preview_mesh", "preview_group")])
-        collection[_BUILT] = built
+    left = [key for key in _recorded(collection) if key.startswith("preview")]
+    if left:
+        if item is not None:
+            _delete([item])
+        built = {key: built[key] for key in built if key not in left}
+        _record(collection, built)
         _hide(built, False)
 
 
@@ -410,15 +421,15 @@ def add_camera(
 ) -> bpy.types.Object:
     """The place's camera at the viewpoint, looking at the middle of the panorama; made the scene's
     camera. `panoramic` renders the whole panorama (Cycles)."""
-    built = _built(collection)
+    built = _tidy(collection)
     camera = built.get("camera")
     if camera is None:
-        label = f"OmniX {name_of(collection)} Camera"
+        label, root = f"OmniX {name_of(collection)} Camera", _root(collection)
         data = bpy.data.cameras.new(label)
         camera = bpy.data.objects.new(label, data)
-        camera.parent = _root(collection)
+        camera.parent = root
         collection.objects.link(camera)
-        collection[_BUILT] = built | {"camera": camera, "camera_data": data}
+        _record(collection, built | {"camera": camera, "camera_data": data})
     camera.location = (0.0, 0.0, 0.0)
     camera.rotation_euler = (math.pi / 2, 0.0, -math.pi / 2)
     camera.data.type = "PANO" if panoramic else "PERSP"
@@ -431,18 +442,17 @@ def remove(context: bpy.types.Context, name: str) -> None:
     """Take away the place called `name`, exactly what was built.
 
     Objects that the user has put into its collection move to the scene's, and those that hang on
-    the place stay where they are. Raises OmnixError where there is no such place.
+    the place stay where they are; a mesh that they share with it is theirs now. Raises OmnixError
+    where there is no such place.
     """
     collection = find(name)
     if collection is None:
         raise OmnixError(f"There is no place called {name} in this file.")
-    built = _built(collection).values()
-    for item in bpy.data.objects:
-        if item.parent in built and item not in built:
-            here = item.matrix_world.copy()
-            item.parent = None
-            item.matrix_world = here
-    _delete(built)
+    ours = list(_recorded(collection).values())
+    _release(ours, ours)
+    # With a mesh, Blender takes every object away that shows it.
+    shown = [item.data for item in bpy.data.objects if item not in ours]
+    _delete([item for item in ours if item not in shown])
     for item in list(collection.objects):
         if not any(other is not collection for other in item.users_collection):
             context.scene.collection.objects.link(item)
@@ -493,7 +503,8 @@ def settings_of(collection: bpy.types.Collection) -> Settings:
 
 def maps_of(collection: bpy.types.Collection) -> list[str]:
     """Names of the maps a place has."""
-    return [name for name in maps.MAPS if f"map_{name}" in collection[_BUILT]]
+    there = _recorded(collection)
+    return [name for name in maps.MAPS if f"map_{name}" in there]
 
 
 def part(collection: bpy.types.Collection, key: str) -> bpy.types.ID | None:
@@ -501,7 +512,8 @@ def part(collection: bpy.types.Collection, key: str) -> bpy.types.ID | None:
 
     None where the place has no such part or the user has deleted it.
     """
-    return _built(collection).get(key)
+    item = _built(collection).get(key)
+    return None if item is None or _is_deleted(item) else item
 
 
 def folder_of(collection: bpy.types.Collection) -> Path:
@@ -591,7 +603,7 @@ def _shells(built: Mapping[str, bpy.types.ID]) -> list[bpy.types.Object]:
 
 def _place(collection: bpy.types.Collection, cut: _Cut) -> None:
     """Put the geometry into the collection's meshes, making or removing objects as needed."""
-    built = _built(collection)
+    built = _tidy(collection)
     label = f"OmniX {name_of(collection)}"
     for key, shell, slots in (
         ("surface", cut.shell, cut.lamps),
@@ -600,12 +612,16 @@ def _place(collection: bpy.types.Collection, cut: _Cut) -> None:
     ):
         item = built.get(key)
         if shell is None:
+            built.pop(f"{key}_mesh", None)
             if item is not None:
-                _delete([built.pop(f"{key}_mesh"), built.pop(key)])
+                _release([item], list(built.values()))
+                _delete([built.pop(key)])
             continue
         if item is None:
+            root = _root(collection)
             data = bpy.data.meshes.new(f"{label} {key.title()}")
             item = bpy.data.objects.new(data.name, data)
+            item.parent = root
             collection.objects.link(item)
             built |= {key: item, f"{key}_mesh": data}
             # A hull that comes later joins in what the surface is used for.
@@ -619,7 +635,7 @@ def _place(collection: bpy.types.Collection, cut: _Cut) -> None:
         built["hull"].display_type = "BOUNDS"
     # Smooth shading normals on coarse faces otherwise darken what a low lamp grazes.
     _set_cycles(built["surface"], "shadow_terminator_geometry_offset", 1.0)
-    collection[_BUILT] = built
+    _record(collection, built)
 
 
 def _fill_slots(slots: bpy.types.IDMaterials, *wanted: bpy.types.Material) -> None:
@@ -647,13 +663,15 @@ def _stand(collection: bpy.types.Collection, height: float, earlier: float) -> N
     built = _built(collection)
     root = built.get("root")
     if root is not None:
+        if _is_deleted(root):
+            collection.objects.link(root)
         root.location.z += (height - earlier) * root.scale.z
         return
     root = bpy.data.objects.new(f"OmniX {name_of(collection)}", None)
     collection.objects.link(root)
     root.empty_display_type, root.empty_display_size = "SPHERE", 0.1
     root.location = (0.0, 0.0, height)
-    collection[_BUILT] = built | {"root": root}
+    _record(collection, built | {"root": root})
 
 
 def _shade(
@@ -695,7 +713,7 @@ def _shade(
     for key, name, lamp in (("material", label, False), ("lamp_material", f"{label} Lamps", True)):
         if key not in built:
             built[key] = material.material(name, group, lamp=lamp)
-    collection[_BUILT] = built | made
+    _record(collection, built | made)
 
 
 def _images(built: Mapping[str, bpy.types.ID]) -> dict[str, bpy.types.Image]:
@@ -737,8 +755,60 @@ def _radiance(
 
 
 def _built(collection: bpy.types.Collection) -> dict[str, bpy.types.ID]:
-    """The datablocks of a place that still exist, by part."""
+    """The datablocks of a place, by part, without objects that the user has deleted and their data.
+
+    But the empty at the viewpoint goes on carrying the others until it is put back.
+    """
+    there = {
+        key: item
+        for key, item in _recorded(collection).items()
+        if key == "root" or not _is_deleted(item)
+    }
+    return {key: item for key, item in there.items() if _SERVES.get(key, key) in there}
+
+
+def _recorded(collection: bpy.types.Collection) -> dict[str, bpy.types.ID]:
+    """The datablocks of a place that are in the file, by part."""
     return {key: item for key, item in collection[_BUILT].items() if item is not None}
+
+
+def _is_deleted(item: bpy.types.ID) -> bool:
+    """True for an object that the user has deleted, which only our record keeps in the file."""
+    return isinstance(item, bpy.types.Object) and not item.users_collection
+
+
+def _tidy(collection: bpy.types.Collection) -> dict[str, bpy.types.ID]:
+    """Take away what the user's deleting has left behind, so that its name is free for what takes
+    its place; the datablocks that the place still has."""
+    built = _built(collection)
+    _record(collection, built)
+    return built
+
+
+def _record(collection: bpy.types.Collection, built: Mapping[str, bpy.types.ID]) -> None:
+    """Record the datablocks of a place.
+
+    Earlier ones that are not among them any more go, unless something of the user's uses them.
+    """
+    earlier = [item for item in _recorded(collection).values() if item not in built.values()]
+    ours = [*built.values(), *earlier]
+    collection[_BUILT] = built
+    unused = earlier
+    while unused:
+        # In rounds, since an object uses its mesh, and a node group its images.
+        unused = [item for item in earlier if not item.users]
+        earlier = [item for item in earlier if item.users]
+        _release(unused, ours)
+        _delete(unused)
+
+
+def _release(parents: Sequence[bpy.types.ID], ours: Sequence[bpy.types.ID]) -> None:
+    """Let objects of the user's that hang on one of `parents` stay where they are without it."""
+    for item in bpy.data.objects:
+        if item.parent in parents and item not in ours:
+            here = item.matrix_world.copy()
+            item.parent = None
+            item.matrix_world = here
 
 
 def _set_cycles(datablock: bpy.types.ID, name: str, value: Any) -> None:
