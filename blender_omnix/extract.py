@@ -66,6 +66,14 @@ class Settings:
             raise OmnixError(f"The exposure {self.exposure:g} is not between -20 and 20 stops.")
 
 
+@dataclass(frozen=True)
+class Renews:
+    """Says that one map of an extraction is for the map set `folder`, which holds others."""
+
+    map: str
+    folder: Path
+
+
 class _Stages:
     """Seconds per stage, progress of the whole, and the place where a cancel takes effect."""
 
@@ -96,14 +104,16 @@ def extract(
     settings: Settings | None = None,
     *,
     engine: Engine | None = None,
+    renews: Renews | None = None,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Extract a map set from the panorama `file` into the folder `out`; returns the report.
 
-    `engine` is a loaded one to reuse; else one is made as the settings say. `progress(stage,
-    fraction)` runs 0..1 over the whole. Raises OmnixError with a sentence for the user, or
-    Cancelled; in both cases an earlier set in `out` is untouched.
+    `engine` is a loaded one to reuse; else one is made as the settings say. With `renews` the
+    contact sheet is that of the set which one of the maps is for, as it will be with that map.
+    `progress(stage, fraction)` runs 0..1 over the whole. Raises OmnixError with a sentence for the
+    user, or Cancelled; in both cases an earlier set in `out` is untouched.
     """
     settings = settings or Settings()
     stages = _Stages(progress, cancelled)
@@ -136,6 +146,9 @@ def extract(
         stages.enter("Checking", _SAVED)
         checked = checks.check(small, small["panorama"])
         notes += [entry["message"] for entry in checked if not entry["passed"]]
+        if renews is not None:
+            small, unreadable = _among_others(renews, small)
+            notes += unreadable
         writer.write_preview(small)
         stages.leave()
         report = {
@@ -252,6 +265,23 @@ def _write_maps(
     return small
 
 
+def _among_others(
+    renews: Renews, small: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Small copies of the maps of a set once one of them is that in `small`, and notes."""
+    shown = {renews.map: small[renews.map]}
+    notes = []
+    for name in maps.map_files(renews.folder):
+        if name == renews.map:
+            continue
+        try:
+            shown[name] = _reduce(name, maps.load(renews.folder, (name,))[name])
+        except OmnixError as error:
+            # The map that is wanted does not depend on it.
+            notes.append(f"The contact sheet lacks a map. {error}")
+    return shown, notes
+
+
 _KINDS = {
     "albedo": "colour",
     "semantic": "scalar",
@@ -281,9 +311,8 @@ def _reduce(name: str, array: np.ndarray) -> np.ndarray:
     if name == "depth":
         # Averaging metres with the 0 that stands for sky would invent surfaces.
         rows = ((np.arange(_CHECK_HEIGHT) + 0.5) * array.shape[0] / _CHECK_HEIGHT).astype(int)
-        columns = ((np.arange(2 * _CHECK_HEIGHT) + 0.5) * array.shape[0] / _CHECK_HEIGHT).astype(
-            int
-        )
+        columns = (np.arange(2 * _CHECK_HEIGHT) + 0.5) * array.shape[1] / (2 * _CHECK_HEIGHT)
+        columns = columns.astype(int)
         return array[np.ix_(rows, columns)]
     reduced = resample.shrink(array, _CHECK_HEIGHT, 2 * _CHECK_HEIGHT)
     if name == "normal":

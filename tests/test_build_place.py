@@ -704,6 +704,30 @@ def test_operators_do_what_the_functions_do(blender, build, room_folder, tmp_pat
         omnix.remove_place()
 
 
+def test_saved_maps_have_a_contact_sheet_where_it_is_true(
+    blender, build, room_folder, tmp_path, capfd
+):
+    collection = make(blender, build, room_folder)
+    there, sheet = tmp_path / "saved", tmp_path / "saved" / maps.PREVIEW
+    true = (room_folder / maps.PREVIEW).read_bytes()
+    blender.ops.omnix.save_maps(directory=str(there))
+    assert sheet.read_bytes() == true
+    assert "contact sheet" not in capfd.readouterr().out
+    blender.ops.omnix.replace_map(map="albedo", filepath=str(room_folder / "panorama.png"))
+    build.place.part(collection, "map_roughness").pixels[0] = 0.25
+    blender.ops.omnix.save_maps(directory=str(there))
+    assert not sheet.exists()
+    assert "no contact sheet, which would not show your own albedo, roughness." in (
+        capfd.readouterr().out
+    )
+    # Nor is one left that belongs to an earlier set.
+    sheet.write_bytes(true)
+    (room_folder / maps.PREVIEW).unlink()
+    make(blender, build, room_folder)
+    blender.ops.omnix.save_maps(directory=str(there))
+    assert not sheet.exists()
+
+
 def test_a_map_shown_is_unlit(blender, build, room_folder):
     collection = make(blender, build, room_folder)
     build.place.show_map(collection, "roughness")

@@ -10,7 +10,7 @@ import pytest
 
 from blender_omnix import images, maps
 from blender_omnix.errors import Cancelled, OmnixError
-from blender_omnix.extract import Settings, extract
+from blender_omnix.extract import Renews, Settings, extract
 from blender_omnix.panorama import frames
 from tests.fakes import BoxRoomEngine, box_room
 
@@ -37,6 +37,33 @@ def test_the_whole_set_is_written_at_the_sources_size(tmp_path, source):
     )
     assert report["source"]["size"] == [256, 128]
     assert len(report["source"]["sha256"]) == 64
+
+
+def test_the_contact_sheet_of_a_renewed_map_is_that_of_the_set_it_is_for(tmp_path, source):
+    whole = tmp_path / "whole"
+    run(source, whole)
+    sheet = images.read_raw(whole / maps.PREVIEW)
+
+    def renew(name):
+        settings = Settings(maps=("albedo", "normal", "depth"))
+        out = tmp_path / name
+        renews = Renews(name, whole)
+        report = extract(source, out, settings, engine=BoxRoomEngine(), renews=renews)
+        return images.read_raw(out / maps.PREVIEW), report["warnings"]
+
+    drawn, warnings = renew("albedo")
+    # Seen through the files, a normal may be one step off.
+    assert np.abs(drawn - sheet).max() < 1.5 / 255
+    assert warnings == maps.read_report(whole)["warnings"]
+    # Of three maps made again one is for the set, which lacks another and has a third damaged.
+    (whole / "depth.exr").unlink()
+    (whole / "metallic.png").write_bytes(b"damaged")
+    drawn, warnings = renew("normal")
+    assert drawn.shape[0] == 3 * 278
+    assert np.ptp(drawn[2 * 278 :, :512]) > 0
+    assert np.ptp(drawn[2 * 278 :, 512:]) == 0
+    (warning,) = set(warnings) - set(maps.read_report(whole)["warnings"])
+    assert warning.startswith(f"The contact sheet lacks a map. {whole / 'metallic.png'}")
 
 
 def test_depth_is_metric_by_the_camera_height(tmp_path, source):

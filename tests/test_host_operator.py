@@ -58,6 +58,15 @@ def pixels(bpy, file):
     return values
 
 
+def picture(bpy, file):
+    """The values of an image as stored, (H, W, 4), row 0 on top."""
+    image = bpy.data.images.load(str(file), check_existing=False)
+    values = np.empty((image.size[1], image.size[0], 4), np.float32)
+    image.pixels.foreach_get(values.ravel())
+    bpy.data.images.remove(image)
+    return values[::-1]
+
+
 def test_a_file_becomes_maps_and_a_place(blender, fake_worker, panorama, tmp_path):
     out = tmp_path / "maps"
     result = blender.ops.omnix.extract_pbr(
@@ -247,6 +256,33 @@ def test_one_map_is_extracted_again(blender, hall, host, tmp_path):
     shown = np.empty_like(written)
     place.part(hall, "map_albedo").pixels.foreach_get(shown)
     np.testing.assert_array_equal(shown, written)
+
+
+def test_the_contact_sheet_shows_the_set_with_the_map_extracted_again(blender, hall, tmp_path):
+    out = tmp_path / "maps"
+    # What is in the set counts: a map edited there, one that is gone, but none that the place shows
+    # from elsewhere. And the sheet is another's.
+    write_varied_png(blender, out / "roughness.png")
+    (out / "metallic.png").unlink()
+    mine = write_varied_png(blender, tmp_path / "mine.png")
+    blender.ops.omnix.replace_map(map="panorama", filepath=str(mine))
+    (out / "albedo.png").write_bytes((out / "panorama.png").read_bytes())
+    write_varied_png(blender, out / maps.PREVIEW)
+
+    assert blender.ops.omnix.extract_map(map="albedo") == {"FINISHED"}
+
+    names = ["albedo", "normal", "roughness", "depth", "emission", "panorama"]
+    assert list(maps.map_files(out)) == names
+    # Two columns of 512 x 256 under a label of 22 pixels.
+    sheet = picture(blender, out / maps.PREVIEW)
+    assert sheet.shape[:2] == (3 * 278, 2 * 512)
+    for name in ("albedo", "roughness", "panorama"):
+        row, column = divmod(names.index(name), 2)
+        tile = sheet[row * 278 + 22 : (row + 1) * 278, column * 512 : (column + 1) * 512]
+        wanted = picture(blender, out / maps.MAPS[name].filename)[..., :3]
+        if name == "roughness":
+            wanted = wanted[..., :1]
+        assert np.abs(tile[2::4, 2::4, :3] - wanted).max() < 1e-3, name
 
 
 def test_a_map_is_extracted_again_with_the_recorded_options(

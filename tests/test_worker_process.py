@@ -335,6 +335,7 @@ def test_garbage_on_stdin_is_answered_and_survived(panorama, tmp_path):
         b"garbage\n\xff\xfe\n[1]\n{}\n",
         b'{"type":"dance"}\n',
         b'{"type":"extract","job":"0"}\n',
+        b'{"type":"extract","job":"0","file":"","out":"","settings":{},"renews":{"map":""}}\n',
         b'{"type":"cancel"}\n',
         b'{"type":"cancel","job":"unheard of"}\n',
         protocol.encode(
@@ -370,7 +371,7 @@ def test_garbage_on_stdin_is_answered_and_survived(panorama, tmp_path):
         worker.kill()
         worker.stdin.close()
     failed = [event for event in events() if event["type"] == "failed"]
-    assert [event["job"] for event in failed] == [None] * 7
+    assert [event["job"] for event in failed] == [None] * 8
     assert "unknown message 'dance'" in failed[4]["message"]
     assert "done" in [event["type"] for event in events()]
 

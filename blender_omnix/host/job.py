@@ -80,7 +80,8 @@ def start(context: bpy.types.Context, job: Job, settings: Mapping[str, Any]) -> 
     global _job
     if running() is not None:
         raise OmnixError("An extraction is running; wait for its end or cancel it.")
-    _worker(context).extract(job.id, str(job.source.file), str(job.folder), settings)
+    renews = None if job.renewal is None else (job.renewal.map, str(job.renewal.folder))
+    _worker(context).extract(job.id, str(job.source.file), str(job.folder), settings, renews)
     _job = job
 
 

@@ -361,7 +361,8 @@ class OMNIX_OT_save_maps(_PlaceOperator, bpy.types.Operator):
     def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
         from .build import place
 
-        place.save_maps(collection, Path(bpy.path.abspath(self.directory)))
+        for note in place.save_maps(collection, Path(bpy.path.abspath(self.directory))):
+            self.report({"WARNING"}, note)
 
 
 class OMNIX_OT_add_camera(_PlaceOperator, bpy.types.Operator):

@@ -92,8 +92,9 @@ def check(renewal: Renewal, made: Path) -> None:
 def put(renewal: Renewal, made: Path) -> list[str]:
     """Exchange one map of the set for the one in the set `made`; notes for the user.
 
-    Every other map stays as it is, and so does the contact sheet. The report of the set gains that
-    of the extraction under `renewed`. Raises OmnixError when the set is gone or write-protected.
+    Every other map stays as it is; the contact sheet, which was drawn for this set, shows them
+    all. The report of the set gains that of the extraction under `renewed`. Raises OmnixError when
+    the set is gone or write-protected.
     """
     report, extraction = maps.read_report(renewal.folder), maps.read_report(made)
     report.setdefault("renewed", {})[renewal.map] = extraction
@@ -101,7 +102,7 @@ def put(renewal: Renewal, made: Path) -> list[str]:
     try:
         text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
         (made / maps.REPORT).write_text(text, "utf-8")
-        for name in (maps.MAPS[renewal.map].filename, maps.REPORT):
+        for name in (maps.MAPS[renewal.map].filename, maps.PREVIEW, maps.REPORT):
             _exchange(made / name, renewal.folder / name)
     except OSError as error:
         raise OmnixError(

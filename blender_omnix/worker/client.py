@@ -132,17 +132,28 @@ class WorkerClient:
                 "choose another in the add-on's preferences."
             ) from None
 
-    def extract(self, job: str, file: str, out: str, settings: Mapping[str, Any]) -> None:
+    def extract(
+        self,
+        job: str,
+        file: str,
+        out: str,
+        settings: Mapping[str, Any],
+        renews: tuple[str, str] | None = None,
+    ) -> None:
         """Queue one extraction, starting the process first where needed.
 
-        Raises OmnixError when the process cannot be started.
+        `renews` is a map and the folder of the map set that it is for, which holds others. Raises
+        OmnixError when the process cannot be started.
         """
         self.start()
         file, out = os.path.abspath(file), os.path.abspath(out)
         self._jobs[job] = Path(out)
-        self._send(
-            {"type": "extract", "job": job, "file": file, "out": out, "settings": dict(settings)}
-        )
+        message: Message = {"type": "extract", "job": job, "file": file, "out": out}
+        message |= {"settings": dict(settings), "renews": None}
+        if renews is not None:
+            name, folder = renews
+            message["renews"] = {"map": name, "folder": os.path.abspath(folder)}
+        self._send(message)
 
     def cancel(self, job: str) -> None:
         """Ask a job to stop. `poll` ends the process if the job has not stopped in time."""

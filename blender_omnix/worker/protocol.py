@@ -3,12 +3,13 @@
 
 Host to worker, on its stdin:
 
-| type    | fields                         |
-| ------- | ------------------------------ |
-| extract | job, file, out, settings       |
-| cancel  | job                            |
-| unload  |                                |
-| quit    | (end of file means the same)   |
+| type    | fields                                                                     |
+| ------- | -------------------------------------------------------------------------- |
+| extract | job, file, out, settings, renews {map, folder}: the map set that one of    |
+|         | the maps is for (null when it is for none)                                 |
+| cancel  | job                                                                        |
+| unload  |                                                                            |
+| quit    | (end of file means the same)                                               |
 
 Worker to host, appended to the event log in the run folder:
 
@@ -31,7 +32,7 @@ import json
 from typing import Any
 
 # Raised with every change that an older host or worker would misread.
-PROTOCOL = 1
+PROTOCOL = 2
 # Names inside the run folder, which the host creates and passes as the worker's only argument.
 EVENTS = "events.jsonl"
 LOG = "worker.log"

@@ -119,6 +119,7 @@ class Worker:
                 Path(command["out"]),
                 settings,
                 engine=engine,
+                renews=_renews(command),
                 progress=progress,
                 cancelled=self._stop.is_set,
             )
@@ -262,7 +263,14 @@ def _checked_extract(message: Message) -> Message:
     for field, kind in (("job", str), ("file", str), ("out", str), ("settings", dict)):
         if not isinstance(message.get(field), kind):
             raise ValueError(f"extract needs {field!r}")
+    _renews(message)
     return message
+
+
+def _renews(message: Message) -> extract.Renews | None:
+    """The map set that a job's map is for. Raises what a malformed one leads to."""
+    renews = message.get("renews")
+    return None if renews is None else extract.Renews(renews["map"], Path(renews["folder"]))
 
 
 def _settings(fields: dict[str, Any]) -> extract.Settings:

@@ -367,11 +367,13 @@ def scale(collection: bpy.types.Collection, factor: float) -> None:
     root.location.z *= factor
 
 
-def save_maps(collection: bpy.types.Collection, folder: Path) -> None:
+def save_maps(collection: bpy.types.Collection, folder: Path) -> list[str]:
     """Copy the maps as the place uses them, and its report, into a map set of their own.
 
-    The report names under `replaced` the files that the user has put in place of maps. Raises
-    OmnixError when `folder` holds something else or cannot be written, or the report is gone.
+    The report names under `replaced` the files that the user has put in place of maps. A contact
+    sheet would not show them, nor what was painted on a map, and is left out then. Returns notes
+    for the user. Raises OmnixError when `folder` holds something else or cannot be written, or the
+    report is gone.
     """
     maps.refuse_unless_writable(folder)
     source = folder_of(collection)
@@ -379,6 +381,7 @@ def save_maps(collection: bpy.types.Collection, folder: Path) -> None:
     files = {name: Path(bpy.path.abspath(image.filepath)) for name, image in textures.items()}
     own = maps.map_files(source)
     replaced = {name: str(file) for name, file in files.items() if file != own.get(name)}
+    changed = [name for name in textures if name in replaced or textures[name].is_dirty]
     report = maps.read_report(source) | {"replaced": replaced}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -388,14 +391,20 @@ def save_maps(collection: bpy.types.Collection, folder: Path) -> None:
             else:
                 # Of an earlier set.
                 (folder / spec.filename).unlink(missing_ok=True)
-        if (source / maps.PREVIEW).is_file() and source != folder:
-            shutil.copyfile(source / maps.PREVIEW, folder / maps.PREVIEW)
+        sheet = folder / maps.PREVIEW
+        if changed or not (source / maps.PREVIEW).is_file():
+            sheet.unlink(missing_ok=True)
+        elif source != folder:
+            shutil.copyfile(source / maps.PREVIEW, sheet)
         text = json.dumps(report, indent=2, ensure_ascii=False)
         (folder / maps.REPORT).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise OmnixError(
             f"Maps cannot be written to {folder} ({error.strerror}); choose another folder."
         ) from None
+    if not changed:
+        return []
+    return [f"There is no contact sheet, which would not show your own {', '.join(changed)}."]
 
 
 def mark_asset(collection: bpy.types.Collection) -> None:
