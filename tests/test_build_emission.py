@@ -33,11 +33,11 @@ def relit(blender, host, tmp_path):
     return relit
 
 
-def render(blender) -> np.ndarray:
+def render(blender, bounces: int = 1) -> np.ndarray:
     """A linear panorama (HEIGHT, 2 HEIGHT, 3), row 0 on top."""
     scene = blender.context.scene
     scene.render.engine = "CYCLES"
-    scene.cycles.samples, scene.cycles.max_bounces = 64, 1
+    scene.cycles.samples, scene.cycles.max_bounces = 64, bounces
     scene.cycles.use_denoising = False
     scene.cycles.pixel_filter_type = "BOX"
     scene.render.resolution_x, scene.render.resolution_y = 2 * HEIGHT, HEIGHT

@@ -23,6 +23,9 @@ from .nodes import Graph
 CONTROLS = "Controls"
 PREVIEW = "Map"
 
+# Length of the mean of two unit vectors 36 degrees apart.
+_ONE_SURFACE = 0.95
+
 
 @dataclass(frozen=True)
 class _Control:
@@ -75,6 +78,8 @@ def surface_group(
     colours = {name: _texture(graph, direction, image, name) for name, image in textures.items()}
     if "emission" in textures:
         colours["emission"] = _own_emission(graph, direction, textures, colours["emission"])
+    if "normal" in textures:
+        colours["normal"] = _own_normal(graph, direction, textures["normal"], colours["normal"])
 
     principled = graph.add("ShaderNodeBsdfPrincipled", label="Relight")
     _shade(graph, principled, inputs, colours)
@@ -121,18 +126,38 @@ def _own_emission(graph: Graph, direction, textures: Mapping[str, bpy.types.Imag
     The background gives off nothing, or the lamp it continues would shine twice. The camera goes on
     seeing `seen`, which is smooth.
     """
-    own = {}
-    for name in ("emission", "depth"):
-        node = graph.add("ShaderNodeTexEnvironment", image=textures[name], interpolation="Closest")
-        node.label = f"{maps.MAPS[name].label}, Pixels"
-        graph.link(direction, node.inputs["Vector"])
-        own[name] = node.outputs["Color"]
+    own = {name: _pixels(graph, direction, textures[name], name) for name in ("emission", "depth")}
     solid = graph.math("GREATER_THAN", own["depth"], 0.0)
     layer = _layer(graph)
     gives = graph.math("MULTIPLY", solid, graph.math("LESS_THAN", layer, BACKGROUND - 0.5))
     given = graph.vector("SCALE", own["emission"], scale=gives)
     camera = graph.add("ShaderNodeLightPath").outputs["Is Camera Ray"]
     return graph.mix_colour(camera, given, seen)
+
+
+def _own_normal(graph: Graph, direction, image: bpy.types.Image, seen):
+    """The stored normal at a face: between two surfaces that of its very pixel.
+
+    Interpolated there, it would face neither way: the corner of a room and the rim of a column
+    become a bevel a pixel wide, which shines in whatever lamp it happens to face. Where pixels
+    agree, the mean of their vectors is nearly of unit length, and `seen` is smooth.
+    """
+    own = _pixels(graph, direction, image, "normal")
+    mean = graph.length(_decoded(graph, seen))
+    return graph.mix_colour(graph.math("LESS_THAN", mean, _ONE_SURFACE), seen, own)
+
+
+def _pixels(graph: Graph, direction, image: bpy.types.Image, name: str):
+    """A map looked up without interpolation."""
+    node = graph.add("ShaderNodeTexEnvironment", image=image, interpolation="Closest")
+    node.label = f"{maps.MAPS[name].label}, Pixels"
+    graph.link(direction, node.inputs["Vector"])
+    return node.outputs["Color"]
+
+
+def _decoded(graph: Graph, stored):
+    """The vector of a normal map's colour."""
+    return graph.vector("MULTIPLY_ADD", stored, (2.0, 2.0, 2.0), (-1.0, -1.0, -1.0))
 
 
 def _layer(graph: Graph):
@@ -172,7 +197,7 @@ def _normal(graph: Graph, stored, strength):
 
     The vector goes straight into the shader: a Normal Map node would negate it on back faces.
     """
-    decoded = graph.vector("MULTIPLY_ADD", stored, (2.0, 2.0, 2.0), (-1.0, -1.0, -1.0))
+    decoded = _decoded(graph, stored)
     turn = graph.add(
         "ShaderNodeVectorTransform", vector_type="VECTOR", convert_from="OBJECT", convert_to="WORLD"
     )
