@@ -23,7 +23,7 @@ from safetensors.torch import save
 
 from blender_omnix import __version__
 from blender_omnix.adapters.check import ADAPTED
-from blender_omnix.engines.compact.engine import BASE, CARD, WEIGHTS
+from blender_omnix.engines.compact.engine import BASE, CARD, WEIGHTS, CompactEngine
 from blender_omnix.engines.compact.network import TASKS, adapted_modules
 from blender_omnix.panorama import tonemap
 
@@ -101,6 +101,7 @@ def describe(state: dict) -> dict:
         "licence": "CC0-1.0",
         "code": _commit(),
         "command": f"python -m training.train --out RUN --seed {state['seed']} --height ...",
+        "grown_from": state["origin"],
         "stages": stages(state["history"]),
         "data": "scenes rendered by python -m training.generate --split train",
         "scenes": last.get("scenes"),
@@ -145,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.height:
         about["height"] = options.height
     write(model, options.to, about)
-    about["constants"] = constants(Compact(options.to), scenes)
+    about["constants"] = constants(Compact(CompactEngine(options.to)), scenes)
     write(model, options.to, about)
 
 
