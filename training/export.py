@@ -100,7 +100,7 @@ def describe(state: dict) -> dict:
         "version": __version__,
         "licence": "CC0-1.0",
         "code": _commit(),
-        "command": f"python -m training.train --out RUN --seed {state['seed']} --height ...",
+        "command": command(state),
         "grown_from": state["origin"],
         "stages": stages(state["history"]),
         "data": "scenes rendered by python -m training.generate --split train",
@@ -111,6 +111,18 @@ def describe(state: dict) -> dict:
         "height": state["recipe"]["height"],
         "recipe": state["recipe"],
     }
+
+
+def command(state: dict) -> str:
+    """The call that trains the same again, given the same scenes and, where grown, weights."""
+    recipe = state["recipe"]
+    words = ["python -m training.train --out RUN"]
+    words += [f"--seed {state['seed']} --steps {state['step']} --height {recipe['height']}"]
+    words += [f"--batch {recipe['batch']} --rate {recipe['learning_rate']:g}"]
+    together = round(state["samples"] / max(1, state["step"] * recipe["batch"]))
+    words += [f"--processes {together}"] if together > 1 else []
+    words += ["--grow WEIGHTS"] if state["origin"] else []
+    return " ".join(words)
 
 
 def stages(history: list[dict]) -> list[dict]:
