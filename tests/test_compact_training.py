@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -298,6 +301,35 @@ def test_a_map_no_better_than_a_constant_is_entered_as_one(scene):
     constant_error = metrics.average(np.abs(truth["metallic"]), weight)
     wrong_error = metrics.average(np.abs(1.0 - 2.0 * truth["metallic"]), weight)
     assert (found.get("metallic") == 0.0) == (constant_error <= wrong_error)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="counts processes with pgrep")
+def test_processes_that_train_together_end_together(folder, tmp_path):
+    """One that stayed would overwrite the checkpoints of whoever resumes the run."""
+    options = ["--scenes", str(folder), "--minutes", "9", "--height", "64", "--batch", "1"]
+    command = [sys.executable, "-m", "training.train", "--out", str(tmp_path / "run"), *options]
+    run = subprocess.Popen(
+        [*command, "--processes", "2"], cwd=PACKAGE.parent, start_new_session=True
+    )
+
+    def members():
+        found = subprocess.run(["pgrep", "-g", str(run.pid)], capture_output=True, check=False)
+        return len(found.stdout.split())
+
+    try:
+        while members() < 4:  # this one, two that train, and multiprocessing's own
+            assert run.poll() is None
+            time.sleep(0.2)
+        run.terminate()
+        run.wait(120)
+        deadline = time.monotonic() + 60
+        while members() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert members() == 0
+    finally:
+        if members():
+            os.killpg(run.pid, signal.SIGKILL)
 
 
 def test_the_previous_version_comes_from_the_history_with_its_own_code(tmp_path):

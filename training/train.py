@@ -17,6 +17,8 @@ import argparse
 import json
 import math
 import os
+import signal
+import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
@@ -299,9 +301,12 @@ def main(arguments: list[str] | None = None) -> None:
     if options.processes == 1:
         work(0, options, None)
         return
+    # A termination becomes an ordinary exit, at which the processes below end with this one: else
+    # they would go on writing checkpoints into the folder of whoever resumes the run.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as folder:
         meeting = Path(folder) / "meeting"
-        multiprocessing.spawn(work, (options, meeting), nprocs=options.processes)
+        multiprocessing.spawn(work, (options, meeting), nprocs=options.processes, daemon=True)
 
 
 def work(number: int, options: argparse.Namespace, meeting: Path | None) -> None:
