@@ -345,15 +345,15 @@ def test_the_previous_version_comes_from_the_history_with_its_own_code(tmp_path)
         subprocess.run([*git, "commit", "-q", "-m", text], check=True)
 
     assert previous_version(package, tmp_path / "none") is None
+    commit(package / "engines" / "network.py", "network of the first weights")
     commit(weights / "card.json", "first weights")
     assert previous_version(package, tmp_path / "none") is None
-    commit(package / "engines" / "network.py", "network of the first weights")
-    commit(package / "engines" / "network.py", "network of the first weights, mended")
-    commit(weights / "card.json", "second weights")
     commit(package / "engines" / "network.py", "network of the second weights")
+    commit(weights / "card.json", "second weights")
+    commit(package / "engines" / "network.py", "network of the second weights, mended")
     before = previous_version(package, tmp_path)
     assert (before / "engines" / "compact" / "weights" / "card.json").read_text() == "first weights"
-    assert (before / "engines" / "network.py").read_text().endswith("first weights, mended")
+    assert (before / "engines" / "network.py").read_text().endswith("first weights")
     assert (weights / "card.json").read_text() == "second weights"
 
 

@@ -245,8 +245,8 @@ def panorama_sheet(files: list[Path], engine: CompactEngine, file: Path) -> None
 
 
 def previous_version(package: Path, folder: Path) -> Path | None:
-    """The folder ``package`` as it was before its weights last changed, put beside ``folder``'s
-    other content under the name ``previous_omnix``; None without such a history at hand.
+    """The folder ``package`` as it was when the weights before today's came into it, put into
+    ``folder`` under the name ``previous_omnix``; None without such a history at hand.
 
     Not the weights alone: they fit no other network than that of their time.
     """
@@ -256,7 +256,7 @@ def previous_version(package: Path, folder: Path) -> Path | None:
     if len(commits) < 2:
         return None
     # From within the folder, git packs what lies there, as if it were the root.
-    command = [*git, "archive", "--format=tar", f"{commits[0]}~1", "."]
+    command = [*git, "archive", "--format=tar", commits[1], "."]
     packed = subprocess.run(command, capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         archive.extractall(folder / "previous_omnix", filter="data")

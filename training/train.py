@@ -252,7 +252,7 @@ def train(run: Run, scenes: Scenes, *, minutes: float, steps: int) -> None:
     while progress < 1.0:
         now = time.monotonic()
         run.seconds = before + now - started
-        run.cpu_seconds = cpu_before + time.process_time() - cpu_started
+        run.cpu_seconds = cpu_before + (time.process_time() - cpu_started) * processes()
         spent = run.seconds / (60 * minutes) if minutes else 0.0
         if now - looked > 60:
             scenes.refresh()
@@ -269,7 +269,7 @@ def train(run: Run, scenes: Scenes, *, minutes: float, steps: int) -> None:
                 "scenes": len(scenes),
                 "height": run.recipe.height,
                 "seconds": round(run.seconds, 1),
-                "cpu_seconds": round(run.cpu_seconds * processes(), 1),
+                "cpu_seconds": round(run.cpu_seconds, 1),
                 **{name: round(value, 4) for name, value in running.items()},
             }
             run.history.append(entry)
