@@ -45,8 +45,12 @@ data: $(VENV)/.ready
 	$(PY) -m training.generate --split train --first 0 --count 1000 --jobs 2
 	$(PY) -m training.generate --split val --first 0 --count 40 --jobs 2
 
+# Twice MINUTES: at half the size, where a sample costs least, then from there at full size.
 train: $(VENV)/.ready
-	$(PY) -m training.train --out build/train --minutes $(MINUTES) --height 64 --batch 6
+	$(PY) -m training.train --out build/train/half --minutes $(MINUTES) --height 64 --batch 6
+	$(PY) -m training.export build/train/half --to build/train/half/weights
+	$(PY) -m training.train --out build/train/full --minutes $(MINUTES) --height 128 --batch 4 \
+	    --rate 0.001 --processes 2 --grow build/train/half/weights
 
 evaluate: $(VENV)/.ready
 	$(PY) -m training.evaluate

@@ -3,22 +3,50 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
+import signal
 import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from blender_omnix.engines.compact.engine import CompactEngine
+from blender_omnix.engines.compact.network import CompactNetwork
 from blender_omnix.panorama import frames
 from training import augment, export, losses, metrics
 from training.dataset import Scenes, halve, read, relight, sample
-from training.evaluate import box_maps, previous_weights, room_box, truth_of
-from training.train import Model, Recipe, Run, draw, learning_rate, load_average, train
+from training.evaluate import (
+    PACKAGE,
+    Compact,
+    box_maps,
+    previous_engine,
+    previous_version,
+    room_box,
+    truth_of,
+)
+from training.train import (
+    Model,
+    Recipe,
+    Run,
+    draw,
+    grow,
+    learning_rate,
+    load_average,
+    main,
+    train,
+)
 
 BOX = (-2.0, -3.0, -1.5, 3.0, 2.0, 1.2)
 CAMERA_HEIGHT = 1.5
 HEIGHT = 128
+ABOUT = {"code": "-", "samples": 7, "cpu_hours": 0.5, "height": 128}
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +85,14 @@ def scene(folder):
 
 def as_batch(example):
     return {name: torch.from_numpy(value)[None] for name, value in example.items()}
+
+
+def save_again(weights, name, tensors):
+    """Replaces a file of exported weights, and its digest in the card."""
+    save_file(tensors, weights / name)
+    card = json.loads((weights / "card.json").read_text())
+    card["sha256"][name] = hashlib.sha256((weights / name).read_bytes()).hexdigest()
+    (weights / "card.json").write_text(json.dumps(card))
 
 
 def perfect(target):
@@ -267,19 +303,131 @@ def test_a_map_no_better_than_a_constant_is_entered_as_one(scene):
     assert (found.get("metallic") == 0.0) == (constant_error <= wrong_error)
 
 
-def test_previous_weights_come_from_the_history(tmp_path):
-    weights = tmp_path / "repository" / "weights"
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="counts processes with pgrep")
+def test_processes_that_train_together_end_together(folder, tmp_path):
+    """One that stayed would overwrite the checkpoints of whoever resumes the run."""
+    options = ["--scenes", str(folder), "--minutes", "9", "--height", "64", "--batch", "1"]
+    command = [sys.executable, "-m", "training.train", "--out", str(tmp_path / "run"), *options]
+    run = subprocess.Popen(
+        [*command, "--processes", "2"], cwd=PACKAGE.parent, start_new_session=True
+    )
+
+    def members():
+        found = subprocess.run(["pgrep", "-g", str(run.pid)], capture_output=True, check=False)
+        return len(found.stdout.split())
+
+    try:
+        while members() < 4:  # this one, two that train, and multiprocessing's own
+            assert run.poll() is None
+            time.sleep(0.2)
+        run.terminate()
+        run.wait(120)
+        deadline = time.monotonic() + 60
+        while members() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert members() == 0
+    finally:
+        if members():
+            os.killpg(run.pid, signal.SIGKILL)
+
+
+def test_the_previous_version_comes_from_the_history_with_its_own_code(tmp_path):
+    package = tmp_path / "repository" / "package"
+    weights = package / "engines" / "compact" / "weights"
     weights.mkdir(parents=True)
-    git = ["git", "-C", str(weights), "-c", "user.name=-", "-c", "user.email=-"]
+    git = ["git", "-C", str(package), "-c", "user.name=-", "-c", "user.email=-"]
     subprocess.run([*git, "init", "-q"], check=True)
-    for text in ("first", "second"):
-        assert previous_weights(weights, tmp_path / "none") is None
-        (weights / "card.json").write_text(text)
+
+    def commit(file, text):
+        file.write_text(text)
         subprocess.run([*git, "add", "."], check=True)
         subprocess.run([*git, "commit", "-q", "-m", text], check=True)
-    before = previous_weights(weights, tmp_path / "before")
-    assert (before / "card.json").read_text() == "first"
-    assert (weights / "card.json").read_text() == "second"
+
+    assert previous_version(package, tmp_path / "none") is None
+    commit(package / "engines" / "network.py", "network of the first weights")
+    commit(weights / "card.json", "first weights")
+    assert previous_version(package, tmp_path / "none") is None
+    commit(package / "engines" / "network.py", "network of the second weights")
+    commit(weights / "card.json", "second weights")
+    commit(package / "engines" / "network.py", "network of the second weights, mended")
+    before = previous_version(package, tmp_path)
+    assert (before / "engines" / "compact" / "weights" / "card.json").read_text() == "first weights"
+    assert (before / "engines" / "network.py").read_text().endswith("first weights")
+    assert (weights / "card.json").read_text() == "second weights"
+
+
+def test_another_version_of_the_engine_runs_beside_this_one(tmp_path):
+    shutil.copytree(PACKAGE, tmp_path / "previous_omnix")
+    network = tmp_path / "previous_omnix" / "engines" / "compact" / "network.py"
+    network.write_text(network.read_text() + "\nRUNS_BESIDE = True\n")
+    engine = Compact(previous_engine(tmp_path / "previous_omnix")).engine
+    assert not isinstance(engine, CompactEngine)
+    assert sys.modules[type(engine.network).__module__].RUNS_BESIDE
+    assert not hasattr(sys.modules[CompactNetwork.__module__], "RUNS_BESIDE")
+
+
+def test_a_wider_network_grows_from_weights_without_losing_a_tensor(tmp_path):
+    torch.manual_seed(0)
+    narrow = Model()
+    export.write(narrow, tmp_path, ABOUT)
+    wide = Model()
+    found = grow(wide, tmp_path)
+    assert found["tensors"] == {"whole": len(narrow.state_dict()), "in part": 0, "fresh": 0}
+    for name, value in narrow.state_dict().items():
+        torch.testing.assert_close(wide.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+
+    # The same weights as those of a network that was narrower in one place.
+    cut = load_file(tmp_path / "base.safetensors")
+    name = "decoder.level0.weight"
+    cut[name] = cut[name][:5, :7].contiguous()
+    save_again(tmp_path, "base.safetensors", cut)
+    fresh = Model()
+    before = fresh.state_dict()[f"network.{name}"].clone()
+    assert grow(fresh, tmp_path)["tensors"]["in part"] == 1
+    after = fresh.state_dict()[f"network.{name}"]
+    torch.testing.assert_close(after[:5, :7], cut[name].float())
+    assert torch.equal(after[5:], before[5:]) and torch.equal(after[:, 7:], before[:, 7:])
+
+
+def test_weights_that_have_no_place_in_the_network_are_named(tmp_path):
+    export.write(Model(), tmp_path, ABOUT)
+    stray = load_file(tmp_path / "depth.safetensors")
+    stray["base_model.model.decoder.level9.lora_A.weight"] = torch.zeros(16, 4, 3, 3)
+    save_again(tmp_path, "depth.safetensors", stray)
+    with pytest.raises(ValueError, match="level9"):
+        grow(Model(), tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(folder, tmp_path):
+    """They take the mean of their gradients, so the first model is that of one larger batch."""
+    together = tmp_path / "together"
+    options = ["--scenes", str(folder), "--steps", "2", "--height", "64", "--batch", "1"]
+    main(["--out", str(together), "--processes", "2", *options])
+    _, state = load_average(together)
+    assert (state["step"], state["samples"]) == (2, 4)
+
+    run = Run.open(tmp_path / "alone", 0, Recipe(height=64, batch=1))
+    scenes = list(Scenes("train", folder).scenes.values())
+    for step in range(2):
+        parts = []
+        for number in range(2):
+            rng = np.random.default_rng([0, step, number])
+            chosen = rng.choice(len(scenes), 1, replace=False)
+            parts.append(sample(scenes[chosen[0]], 64, rng))
+        run.optimizer.zero_grad()
+        for part in parts:
+            loss = losses.total(run.model(as_batch(part)["panorama"]), as_batch(part))
+            (sum(loss.values()) / 2).backward()
+        torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+        rate = learning_rate(run.recipe, step, (step + 1) / 2)
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        run.optimizer.step()
+    trained = torch.load(together / "checkpoint.pt", weights_only=True)["model"]
+    for name, value in run.model.state_dict().items():
+        torch.testing.assert_close(trained[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_learning_rate_warms_up_and_cools_down():

@@ -13,6 +13,7 @@ pictures go through the tone mapping of ``extract`` and the engine as it ships.
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import json
 import subprocess
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+import blender_omnix
 from blender_omnix import maps as map_set
 from blender_omnix.adapters.inject import activate
 from blender_omnix.engines.base import Prediction
@@ -47,6 +49,8 @@ KINDS = dict.fromkeys((*MAPS, "sky"), "scalar") | {
 LIGHTS = 2  # pictures of each scene
 PANORAMA_WIDTH = 256  # of each picture in the sheet of panoramas
 TEST_SCENES = 40
+PACKAGE = Path(blender_omnix.__file__).parent
+WEIGHTS_IN_PACKAGE = WEIGHTS.relative_to(PACKAGE)
 
 # The room that the trivial guess sees everywhere, in metres around the camera.
 GUESSED_ROOM = (-2.5, -2.5, -1.6, 2.5, 2.5, 1.1)
@@ -102,8 +106,8 @@ def room_box(picture: np.ndarray, scene: Scene) -> Prediction:
 class Compact:
     """The engine with its adapters, or with all of them off."""
 
-    def __init__(self, weights: Path, adapted: bool = True) -> None:
-        self.engine = CompactEngine(weights)
+    def __init__(self, engine: CompactEngine, adapted: bool = True) -> None:
+        self.engine = engine
         self.engine.load(lambda _stage, _fraction: None)
         self.adapted = adapted
 
@@ -240,11 +244,14 @@ def panorama_sheet(files: list[Path], engine: CompactEngine, file: Path) -> None
     sheet(rows, file)
 
 
-def previous_weights(weights: Path, folder: Path) -> Path | None:
-    """The folder ``weights`` as it was before its last change, from the repository's history into
-    ``folder``; None where there was none or the history is not at hand."""
-    git = ["git", "-C", str(weights)]
-    command = [*git, "log", "-2", "--format=%H", "--", "."]
+def previous_version(package: Path, folder: Path) -> Path | None:
+    """The folder ``package`` as it was when the weights before today's came into it, put into
+    ``folder`` under the name ``previous_omnix``; None without such a history at hand.
+
+    Not the weights alone: they fit no other network than that of their time.
+    """
+    git = ["git", "-C", str(package)]
+    command = [*git, "log", "-2", "--format=%H", "--", str(WEIGHTS_IN_PACKAGE)]
     commits = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
     if len(commits) < 2:
         return None
@@ -252,8 +259,18 @@ def previous_weights(weights: Path, folder: Path) -> Path | None:
     command = [*git, "archive", "--format=tar", commits[1], "."]
     packed = subprocess.run(command, capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
+        archive.extractall(folder / "previous_omnix", filter="data")
+    return folder / "previous_omnix"
+
+
+def previous_engine(package: Path) -> CompactEngine:
+    """The compact engine of a version that `previous_version` brought, with its own weights."""
+    sys.path.insert(0, str(package.parent))
+    try:
+        module = importlib.import_module(f"{package.name}.engines.compact.engine")
+    finally:
+        sys.path.remove(str(package.parent))
+    return module.CompactEngine()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -261,19 +278,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scenes", type=Path, help="folder of scene files; default the test split")
     parser.add_argument("--out", type=Path, default=Path("evaluation"))
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    parser.add_argument(
-        "--previous",
-        type=Path,
-        help="weights to compare with; default those "
-        "that shipped before, from the repository's history",
-    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--panoramas", type=Path, nargs="+", help="only write a sheet of these")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.panoramas:
-        compact = Compact(options.weights)
+        compact = Compact(CompactEngine(options.weights))
         panorama_sheet(options.panoramas, compact.engine, options.out / "panoramas.png")
         return
     folder = options.scenes or data_folder() / "scenes" / "test"
@@ -285,15 +296,15 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"no scenes in {folder}")
 
     rows: dict[str, Predict] = {
-        "compact": Compact(options.weights),
-        "compact, adapters zeroed": Compact(options.weights, adapted=False),
+        "compact": Compact(CompactEngine(options.weights)),
+        "compact, adapters zeroed": Compact(CompactEngine(options.weights), adapted=False),
         "trivial": trivial,
         "room box (oracle)": room_box,
     }
     with tempfile.TemporaryDirectory() as folder:
-        previous = options.previous or previous_weights(WEIGHTS, Path(folder))
+        previous = previous_version(PACKAGE, Path(folder))
         if previous:
-            rows["previous weights"] = Compact(previous)
+            rows["previous weights"] = Compact(previous_engine(previous))
         scores = evaluate(scenes, rows)
     rises = rise(scores, "compact, adapters zeroed", "compact")
 

@@ -23,7 +23,7 @@ from safetensors.torch import save
 
 from blender_omnix import __version__
 from blender_omnix.adapters.check import ADAPTED
-from blender_omnix.engines.compact.engine import BASE, CARD, WEIGHTS
+from blender_omnix.engines.compact.engine import BASE, CARD, WEIGHTS, CompactEngine
 from blender_omnix.engines.compact.network import TASKS, adapted_modules
 from blender_omnix.panorama import tonemap
 
@@ -100,7 +100,8 @@ def describe(state: dict) -> dict:
         "version": __version__,
         "licence": "CC0-1.0",
         "code": _commit(),
-        "command": f"python -m training.train --out RUN --seed {state['seed']} --height ...",
+        "command": command(state),
+        "grown_from": state["origin"],
         "stages": stages(state["history"]),
         "data": "scenes rendered by python -m training.generate --split train",
         "scenes": last.get("scenes"),
@@ -110,6 +111,18 @@ def describe(state: dict) -> dict:
         "height": state["recipe"]["height"],
         "recipe": state["recipe"],
     }
+
+
+def command(state: dict) -> str:
+    """The call that trains the same again, given the same scenes and, where grown, weights."""
+    recipe = state["recipe"]
+    words = ["python -m training.train --out RUN"]
+    words += [f"--seed {state['seed']} --steps {state['step']} --height {recipe['height']}"]
+    words += [f"--batch {recipe['batch']} --rate {recipe['learning_rate']:g}"]
+    together = round(state["samples"] / max(1, state["step"] * recipe["batch"]))
+    words += [f"--processes {together}"] if together > 1 else []
+    words += ["--grow WEIGHTS"] if state["origin"] else []
+    return " ".join(words)
 
 
 def stages(history: list[dict]) -> list[dict]:
@@ -145,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.height:
         about["height"] = options.height
     write(model, options.to, about)
-    about["constants"] = constants(Compact(options.to), scenes)
+    about["constants"] = constants(Compact(CompactEngine(options.to)), scenes)
     write(model, options.to, about)
 
 

@@ -5,9 +5,10 @@
 
 Stops after the minutes (of wall time) or steps given, counted over all runs into DIR; running it
 again goes on from the last checkpoint. Scenes rendered meanwhile are picked up as they appear.
-Most is learnt at half size (``--height 64``), where a sample costs a quarter, but it does not carry
-over by itself: go on at full size. The learning rate is constant, then falls as a cosine to zero
-over the last part of the run.
+Most is learnt at half size (``--height 64``), where a sample costs less, but it does not carry
+over by itself: go on at full size. ``--grow FOLDER`` starts a new run from exported weights, also
+of a narrower network. ``--processes N`` averages the gradients of N processes, a core each. The
+learning rate is constant, then falls as a cosine to zero over the last part of the run.
 """
 
 from __future__ import annotations
@@ -16,15 +17,20 @@ import argparse
 import json
 import math
 import os
+import signal
+import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import Tensor, distributed, multiprocessing, nn
 from torch.func import functional_call
 
+from blender_omnix.engines.compact.engine import BASE, verify
 from blender_omnix.engines.compact.network import TASKS, CompactNetwork
 
 from . import lora, losses
@@ -36,7 +42,7 @@ class Recipe:
     """Settings of a run; saved with the checkpoint and named in the weights' card."""
 
     height: int = HEIGHT  # of the pictures: HEIGHT or half of it
-    batch: int = 8
+    batch: int = 8  # in each process
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.02
     warm_up: int = 200  # steps
@@ -68,9 +74,37 @@ class Model(nn.Module):
         return maps
 
 
+def grow(model: Model, weights: Path) -> dict:
+    """Fills a new model with exported weights, which may be those of a narrower network.
+
+    A tensor of the same rank gets the old values in its leading corner and keeps its own fresh ones
+    elsewhere; what the old network did not have stays fresh. Returns the card of the old weights,
+    with how many tensors were filled wholly, in part and not at all. An old tensor that has no
+    place in the new network is a ValueError: nothing is left out in silence.
+    """
+    card = verify(weights)
+    old = {f"network.{name}": value for name, value in load_file(weights / BASE).items()}
+    for task in TASKS:
+        for name, value in load_file(weights / f"{task}.safetensors").items():
+            key = name.removeprefix("base_model.model.").replace(".", "/")
+            old[f"adapters.{task}.{key}"] = value
+    new = model.state_dict()
+    unplaced = [n for n, v in old.items() if n not in new or new[n].ndim != v.ndim]
+    if unplaced:
+        raise ValueError(f"{weights}: no place in this network for {', '.join(unplaced)}")
+    counts = {"whole": 0, "in part": 0, "fresh": len(new) - len(old)}
+    for name, value in old.items():
+        corner = tuple(slice(min(a, b)) for a, b in zip(value.shape, new[name].shape, strict=True))
+        new[name][corner] = value[corner].float()
+        counts["whole" if value.shape == new[name].shape else "in part"] += 1
+    return {k: card[k] for k in ("code", "samples", "cpu_hours")} | {"tensors": counts}
+
+
 @dataclass
 class Run:
     """All state of a training run."""
+
+    RESUMED = ("seed", "step", "samples", "seconds", "cpu_seconds", "history", "origin")
 
     folder: Path
     seed: int
@@ -83,12 +117,16 @@ class Run:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     history: list[dict] = field(default_factory=list)
+    origin: dict | None = None  # of the weights that the run started from
 
     @classmethod
-    def open(cls, folder: Path, seed: int, recipe: Recipe) -> Run:
-        """Goes on from the folder's checkpoint, or starts anew."""
+    def open(cls, folder: Path, seed: int, recipe: Recipe, grow_from: Path | None = None) -> Run:
+        """Goes on from the folder's checkpoint, or starts anew: from exported weights, if given."""
         torch.manual_seed(seed)
         model = Model().to(memory_format=torch.channels_last)
+        origin = None
+        if grow_from and not (folder / "checkpoint.pt").exists():
+            origin = grow(model, grow_from)
         average = Model().to(memory_format=torch.channels_last).requires_grad_(False)
         average.load_state_dict(model.state_dict())
         decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -101,13 +139,13 @@ class Run:
             lr=recipe.learning_rate,
             betas=(0.9, 0.98),
         )
-        run = cls(folder, seed, recipe, model, average, optimizer)
+        run = cls(folder, seed, recipe, model, average, optimizer, origin=origin)
         if (folder / "checkpoint.pt").exists():
             state = torch.load(folder / "checkpoint.pt", weights_only=True)
             model.load_state_dict(state["model"])
             average.load_state_dict(state["average"])
             optimizer.load_state_dict(state["optimizer"])
-            for name in ("seed", "step", "samples", "seconds", "cpu_seconds", "history"):
+            for name in cls.RESUMED:
                 setattr(run, name, state[name])
         return run
 
@@ -120,7 +158,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "recipe": asdict(self.recipe),
         }
-        for name in ("seed", "step", "samples", "seconds", "cpu_seconds", "history"):
+        for name in self.RESUMED:
             state[name] = getattr(self, name)
         partial = self.folder / "checkpoint.part"
         torch.save(state, partial)
@@ -142,9 +180,35 @@ def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
     return rate * 0.5 * (1.0 + math.cos(math.pi * min(max(cooling, 0.0), 1.0)))
 
 
+def rank() -> int:
+    """Number of this process among those that train together."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def share(run: Run, progress: float) -> float:
+    """Averages the gradients over the processes; returns the progress of the first process."""
+    if processes() == 1:
+        return progress
+    gradients = [p.grad for p in run.model.parameters() if p.grad is not None]
+    first = torch.tensor([progress * processes() if rank() == 0 else 0.0])
+    flat = torch.cat([first, *(g.flatten() for g in gradients)])
+    distributed.all_reduce(flat)
+    flat /= processes()
+    offset = 1
+    for gradient in gradients:
+        gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
+        offset += gradient.numel()
+    return float(flat[0])
+
+
 def draw(scenes: list[Scene], run: Run) -> dict[str, Tensor]:
-    """The batch of a step; depends on the seed, the step and the scenes alone."""
-    rng = np.random.default_rng([run.seed, run.step])
+    """The batch of a step; depends on the seed, the step, the process and the scenes alone."""
+    rng = np.random.default_rng([run.seed, run.step, rank()])
     count = run.recipe.batch
     chosen = rng.choice(len(scenes), count, replace=count > len(scenes))
     examples = [sample(scenes[i], run.recipe.height, rng) for i in chosen]
@@ -156,23 +220,26 @@ def draw(scenes: list[Scene], run: Run) -> dict[str, Tensor]:
     }
 
 
-def train_step(run: Run, batch: dict[str, Tensor], progress: float) -> dict[str, float]:
-    """One optimiser step; returns the loss of each task."""
-    for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(run.recipe, run.step, progress)
+def train_step(
+    run: Run, batch: dict[str, Tensor], progress: float
+) -> tuple[dict[str, float], float]:
+    """One optimiser step; returns the loss of each task and the progress all processes agree on."""
     run.optimizer.zero_grad(set_to_none=True)
     parts = losses.total(run.model(batch["panorama"]), batch)
     torch.stack(list(parts.values())).sum().backward()
+    progress = share(run, progress)
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(run.recipe, run.step, progress)
     nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
     run.optimizer.step()
     run.step += 1
-    run.samples += len(batch["panorama"])
+    run.samples += len(batch["panorama"]) * processes()
     decay = min(run.recipe.average, run.step / (run.step + 10))
     with torch.no_grad():
         torch._foreach_lerp_(
             list(run.average.parameters()), list(run.model.parameters()), 1.0 - decay
         )
-    return {name: float(value.detach()) for name, value in parts.items()}
+    return {name: float(value.detach()) for name, value in parts.items()}, progress
 
 
 def train(run: Run, scenes: Scenes, *, minutes: float, steps: int) -> None:
@@ -181,21 +248,21 @@ def train(run: Run, scenes: Scenes, *, minutes: float, steps: int) -> None:
     before, cpu_before = run.seconds, run.cpu_seconds
     saved = looked = started
     running: dict[str, float] = {}
-    while True:
+    progress = 0.0
+    while progress < 1.0:
         now = time.monotonic()
         run.seconds = before + now - started
-        run.cpu_seconds = cpu_before + time.process_time() - cpu_started
+        run.cpu_seconds = cpu_before + (time.process_time() - cpu_started) * processes()
         spent = run.seconds / (60 * minutes) if minutes else 0.0
-        progress = max(spent, run.step / steps if steps else 0.0)
-        if progress >= 1.0:
-            break
         if now - looked > 60:
             scenes.refresh()
             looked = now
         batch = draw(list(scenes.scenes.values()), run)
-        for name, value in train_step(run, batch, progress).items():
+        done = (run.step + 1) / steps if steps else 0.0
+        parts, progress = train_step(run, batch, max(spent, done))
+        for name, value in parts.items():
             running[name] = value + 0.99 * (running.get(name, value) - value)
-        if run.step % 100 == 0:
+        if run.step % 100 == 0 and rank() == 0:
             entry = {
                 "step": run.step,
                 "samples": run.samples,
@@ -207,10 +274,11 @@ def train(run: Run, scenes: Scenes, *, minutes: float, steps: int) -> None:
             }
             run.history.append(entry)
             print(json.dumps(entry), flush=True)
-        if now - saved > 60:
+        if now - saved > 60 and rank() == 0:
             run.save()
             saved = time.monotonic()
-    run.save()
+    if rank() == 0:
+        run.save()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -221,17 +289,40 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=0, help="optimiser steps over all runs")
     parser.add_argument("--height", type=int, default=HEIGHT, choices=(HEIGHT // 2, HEIGHT))
     parser.add_argument("--batch", type=int, default=Recipe.batch)
+    parser.add_argument("--rate", type=float, default=Recipe.learning_rate, help="learning rate")
     parser.add_argument("--scenes", type=Path, help="folder that holds train/; default OMNIX_DATA")
     parser.add_argument("--limit", type=int, help="use only the first so many scenes")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--grow", type=Path, help="folder of exported weights to start from")
+    parser.add_argument("--processes", type=int, default=1, help="that train together")
     options = parser.parse_args(arguments)
     if not (options.minutes or options.steps):
         parser.error("give --minutes or --steps")
+    if options.processes == 1:
+        work(0, options, None)
+        return
+    # A termination becomes an ordinary exit, at which the processes below end with this one: else
+    # they would go on writing checkpoints into the folder of whoever resumes the run.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = Path(folder) / "meeting"
+        multiprocessing.spawn(work, (options, meeting), nprocs=options.processes, daemon=True)
+
+
+def work(number: int, options: argparse.Namespace, meeting: Path | None) -> None:
+    """Trains in this process, together with the others that meet at a file."""
     torch.set_num_threads(options.threads)
+    if meeting is not None:
+        distributed.init_process_group(
+            "gloo", f"file://{meeting}", rank=number, world_size=options.processes
+        )
     scenes = Scenes("train", options.scenes, options.limit)
     if not len(scenes):
-        parser.error(f"no scenes in {scenes.folder}; render some with python -m training.generate")
-    run = Run.open(options.out, options.seed, Recipe(height=options.height, batch=options.batch))
+        raise SystemExit(
+            f"no scenes in {scenes.folder}; render some with python -m training.generate"
+        )
+    recipe = Recipe(height=options.height, batch=options.batch, learning_rate=options.rate)
+    run = Run.open(options.out, options.seed, recipe, options.grow)
     train(run, scenes, minutes=options.minutes, steps=options.steps)
 
 

@@ -23,7 +23,7 @@ TASKS: dict[str, int] = {"albedo": 3, "normal": 3, "pbr": 2, "depth": 2}
 
 #: Channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the size; the decoder ends at 1/2.
 ENCODER_WIDTHS = (24, 48, 96, 192, 256)
-DECODER_WIDTHS = (16, 32, 48, 96)
+DECODER_WIDTHS = (24, 40, 64, 128)
 STRIDE = 32
 
 Features = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -136,6 +136,8 @@ class Decoder(nn.Module):
         self.norm1 = nn.GroupNorm(8, g)
         self.level1 = conv3(g, g)
         self.up0 = Up(g, a, f)
+        self.norm0 = nn.GroupNorm(8, f)
+        self.level0 = conv3(f, f)
 
     def forward(self, features: Features) -> Tensor:
         x0, x1, x2, x3, x4 = features
@@ -144,7 +146,8 @@ class Decoder(nn.Module):
         x = self.level2(self.up2(x, x2))
         x = self.up1(x, x1)
         x = x + self.level1(pad_sphere(F.relu(self.norm1(x))))
-        return self.up0(x, x0)
+        x = self.up0(x, x0)
+        return x + self.level0(pad_sphere(F.relu(self.norm0(x))))
 
 
 class Head(nn.Module):
