@@ -304,7 +304,7 @@ def test_a_map_no_better_than_a_constant_is_entered_as_one(scene):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="counts processes with pgrep")
+@pytest.mark.skipif(shutil.which("pgrep") is None, reason="counts processes with pgrep")
 def test_processes_that_train_together_end_together(folder, tmp_path):
     """One that stayed would overwrite the checkpoints of whoever resumes the run."""
     options = ["--scenes", str(folder), "--minutes", "9", "--height", "64", "--batch", "1"]
