@@ -265,6 +265,8 @@ def test_training_lowers_the_loss_and_resumes(folder, tmp_path):
     assert (resumed.step, resumed.samples) == (6, 12)
     for a, b in zip(resumed.model.parameters(), run.model.parameters(), strict=True):
         assert torch.equal(a, b)
+    train(resumed, scenes, minutes=0, steps=6)
+    assert resumed.step == 6
     average, state = load_average(tmp_path)
     assert state["step"] == 6
     assert all(p.isfinite().all() for p in average.parameters())
@@ -397,6 +399,22 @@ def test_weights_that_have_no_place_in_the_network_are_named(tmp_path):
     save_again(tmp_path, "depth.safetensors", stray)
     with pytest.raises(ValueError, match="level9"):
         grow(Model(), tmp_path)
+
+
+def test_weights_wider_than_the_network_are_named(tmp_path):
+    export.write(Model(), tmp_path, ABOUT)
+    wide = load_file(tmp_path / "base.safetensors")
+    wide["encoder.stem.bias"] = torch.zeros(len(wide["encoder.stem.bias"]) + 1)
+    save_again(tmp_path, "base.safetensors", wide)
+    with pytest.raises(ValueError, match=r"encoder\.stem\.bias"):
+        grow(Model(), tmp_path)
+
+
+def test_training_without_scenes_is_a_usage_error(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--out", str(tmp_path), "--scenes", str(tmp_path), "--steps", "1"])
+    assert stop.value.code == 2
+    assert "training.generate" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -77,10 +77,11 @@ class Model(nn.Module):
 def grow(model: Model, weights: Path) -> dict:
     """Fills a new model with exported weights, which may be those of a narrower network.
 
-    A tensor of the same rank gets the old values in its leading corner and keeps its own fresh ones
-    elsewhere; what the old network did not have stays fresh. Returns the card of the old weights,
-    with how many tensors were filled wholly, in part and not at all. An old tensor that has no
-    place in the new network is a ValueError: nothing is left out in silence.
+    A tensor gets the old values in its leading corner and keeps its own fresh ones elsewhere; what
+    the old network did not have stays fresh. Returns where the old weights come from, of their
+    card, and how many tensors were filled wholly, in part and not at all. An old tensor that the
+    new network has not or that is larger there than here is a ValueError: nothing is left out in
+    silence.
     """
     card = verify(weights)
     old = {f"network.{name}": value for name, value in load_file(weights / BASE).items()}
@@ -89,15 +90,20 @@ def grow(model: Model, weights: Path) -> dict:
             key = name.removeprefix("base_model.model.").replace(".", "/")
             old[f"adapters.{task}.{key}"] = value
     new = model.state_dict()
-    unplaced = [n for n, v in old.items() if n not in new or new[n].ndim != v.ndim]
+    unplaced = [n for n, v in old.items() if n not in new or not _holds(new[n], v)]
     if unplaced:
         raise ValueError(f"{weights}: no place in this network for {', '.join(unplaced)}")
     counts = {"whole": 0, "in part": 0, "fresh": len(new) - len(old)}
     for name, value in old.items():
-        corner = tuple(slice(min(a, b)) for a, b in zip(value.shape, new[name].shape, strict=True))
-        new[name][corner] = value[corner].float()
+        new[name][tuple(slice(size) for size in value.shape)] = value.float()
         counts["whole" if value.shape == new[name].shape else "in part"] += 1
     return {k: card[k] for k in ("code", "samples", "cpu_hours")} | {"tensors": counts}
+
+
+def _holds(large: Tensor, small: Tensor) -> bool:
+    """Whether a tensor has room for another along every axis."""
+    same_rank = large.ndim == small.ndim
+    return same_rank and all(a >= b for a, b in zip(large.shape, small.shape, strict=True))
 
 
 @dataclass
@@ -248,7 +254,10 @@ def train(run: Run, scenes: Scenes, *, minutes: float, steps: int) -> None:
     before, cpu_before = run.seconds, run.cpu_seconds
     saved = looked = started
     running: dict[str, float] = {}
-    progress = 0.0
+    # A run that is resumed when it is over takes no further step.
+    progress = max(
+        run.seconds / (60 * minutes) if minutes else 0.0, run.step / steps if steps else 0.0
+    )
     while progress < 1.0:
         now = time.monotonic()
         run.seconds = before + now - started
@@ -298,6 +307,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not (options.minutes or options.steps):
         parser.error("give --minutes or --steps")
+    folder = Scenes("train", options.scenes, limit=0).folder
+    if not any(folder.glob("*.npz")):
+        parser.error(f"no scenes in {folder}; render some with python -m training.generate")
     if options.processes == 1:
         work(0, options, None)
         return
@@ -317,10 +329,6 @@ def work(number: int, options: argparse.Namespace, meeting: Path | None) -> None
             "gloo", f"file://{meeting}", rank=number, world_size=options.processes
         )
     scenes = Scenes("train", options.scenes, options.limit)
-    if not len(scenes):
-        raise SystemExit(
-            f"no scenes in {scenes.folder}; render some with python -m training.generate"
-        )
     recipe = Recipe(height=options.height, batch=options.batch, learning_rate=options.rate)
     run = Run.open(options.out, options.seed, recipe, options.grow)
     train(run, scenes, minutes=options.minutes, steps=options.steps)
