@@ -45,7 +45,8 @@ from training.scenes.materials import Materials  # noqa: E402
 
 MAP_WIDTH, VIEW_WIDTH = 512, 192
 SAMPLES, BOUNCES = 32, 4
-TRUTH_SAMPLES = 64  # what noise is left in the truth counts as error
+TRUTH_SAMPLES = 256  # what noise is left in the truth counts as error
+PHOTOGRAPH_SAMPLES = 64  # the panorama that a place is built from: a photograph has little noise
 BUILD_WIDTH = 2048
 MOVES = (0.3, 0.8)
 # Seeds of the held-out split whose scenes are neither black nor a bare wall in front of the lens.
@@ -102,7 +103,7 @@ class Trial:
             made = build(rng, Materials(rng, "test"))
             self.height = 1.5
             axes = render.camera(self.height)
-            self.maps = render.render(tuple(made["groups"]), axes, SAMPLES // 2)
+            self.maps = render.render(tuple(made["groups"]), axes, PHOTOGRAPH_SAMPLES)
         self.radiance = sum(self.maps.pop(group) for group in made["groups"])
         self.scene = bpy.context.scene
         self.scene.use_nodes = False

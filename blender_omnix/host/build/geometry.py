@@ -50,6 +50,9 @@ _SHEET = 0.01
 # Least cosine between ray and normal at the rim of a round thing; beyond it normals are unsure.
 _RIM = 1 / 6
 
+# Points multiplied at a time, so that the products stay in the cache.
+_POINTS = 2**13
+
 # Layers of a shell.
 VISIBLE, BACK, PANE, BACKGROUND, HULL = range(5)
 
@@ -258,10 +261,14 @@ def _convex_radius(grid: Grid, outside: np.ndarray, rays: np.ndarray) -> np.ndar
     """How far the convex hull of what is not `outside` reaches along unit vectors (..., 3)."""
     inside = (grid.rays * grid.depth[..., None])[~outside]
     normals = np.concatenate((frames.directions(10, 20).reshape(-1, 3), np.eye(3), -np.eye(3)))
+    normals = normals.astype(np.float32)
+    support = np.full(len(normals), -np.inf, np.float32)
+    for start in range(0, len(inside), _POINTS):
+        reach = normals @ inside[start : start + _POINTS].T
+        np.maximum(support, reach.max(axis=1), out=support)
     radius = np.full(rays.shape[:-1], np.inf, np.float32)
-    for normal in normals.astype(np.float32):
-        along = np.maximum(rays @ normal, 1e-6)
-        np.minimum(radius, (inside @ normal).max() / along, out=radius)
+    for normal, distance in zip(normals, support, strict=True):
+        np.minimum(radius, distance / np.maximum(rays @ normal, 1e-6), out=radius)
     return radius
 
 
@@ -571,7 +578,8 @@ def _weld(keys: np.ndarray, disparity: np.ndarray) -> tuple[np.ndarray, np.ndarr
     count = np.bincount(flat)
     total = np.bincount(flat, weights=disparity.ravel())
     used = np.flatnonzero(count)
-    index = np.cumsum(count > 0) - 1
+    index = np.empty(len(count), np.int32)
+    index[used] = np.arange(len(used))
     return used, index[keys], (total[used] / count[used]).astype(np.float32)
 
 

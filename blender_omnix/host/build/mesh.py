@@ -25,23 +25,29 @@ def fill(mesh: bpy.types.Mesh, shell: Shell, slots: np.ndarray | None = None) ->
     look-up vectors and the layers.
     """
     mesh.clear_geometry()
-    mesh.vertices.add(len(shell.vertices))
-    mesh.vertices.foreach_set("co", shell.vertices.ravel())
-    corners = np.concatenate((shell.quads.ravel(), shell.triangles.ravel()))
-    mesh.loops.add(len(corners))
-    mesh.loops.foreach_set("vertex_index", corners)
     quads, triangles = len(shell.quads), len(shell.triangles)
-    mesh.polygons.add(quads + triangles)
+    corners = np.concatenate((shell.quads.ravel(), shell.triangles.ravel()))
     starts = np.concatenate((np.arange(quads) * 4, quads * 4 + np.arange(triangles) * 3))
+    mesh.vertices.add(len(shell.vertices))
+    mesh.loops.add(len(corners))
+    mesh.polygons.add(quads + triangles)
     mesh.polygons.foreach_set("loop_start", starts.astype(np.int32))
+    # Straight into the attributes that vertices, loops and polygons stand for: through those
+    # collections Blender sets one element at a time.
+    _set(mesh, "position", "FLOAT_VECTOR", "POINT", shell.vertices)
+    _set(mesh, ".corner_vert", "INT", "CORNER", corners)
+    _set(mesh, DIRECTION, "FLOAT_VECTOR", "POINT", shell.lookup)
+    _set(mesh, LAYER, "FLOAT", "POINT", shell.layer.astype(np.float32))
     if slots is not None:
         cells = np.concatenate((shell.quad_cells, shell.triangle_cells))
         corner = np.concatenate((shell.quads[:, 0], shell.triangles[:, 0]))
         chosen = np.where(shell.layer[corner] < BACKGROUND, slots[cells], 0)
-        mesh.polygons.foreach_set("material_index", chosen.astype(np.int32))
-    mesh.polygons.foreach_set("use_smooth", np.ones(quads + triangles, bool))
-    attribute = mesh.attributes.new(DIRECTION, "FLOAT_VECTOR", "POINT")
-    attribute.data.foreach_set("vector", shell.lookup.ravel())
-    attribute = mesh.attributes.new(LAYER, "FLOAT", "POINT")
-    attribute.data.foreach_set("value", shell.layer.astype(np.float32))
+        _set(mesh, "material_index", "INT", "FACE", chosen.astype(np.int32))
     mesh.update(calc_edges=True)
+
+
+def _set(mesh: bpy.types.Mesh, name: str, kind: str, domain: str, values: np.ndarray) -> None:
+    """Fill an attribute of the mesh, making it where it is not built in."""
+    attribute = mesh.attributes.get(name) or mesh.attributes.new(name, kind, domain)
+    key = "vector" if kind == "FLOAT_VECTOR" else "value"
+    attribute.data.foreach_set(key, values.ravel())
