@@ -105,6 +105,17 @@ def test_a_turned_panorama_gives_turned_maps(engine, prediction):
     np.testing.assert_allclose(turned["normal"], np.stack([y, -x, z], -1), atol=2e-3)
 
 
+def test_a_mirrored_panorama_gives_mirrored_maps(engine, prediction):
+    mirrored = engine.predict(probe(256)[:, ::-1].copy(), ALL, silent, never)
+    for name in ("albedo", "roughness", "depth"):
+        np.testing.assert_allclose(
+            mirrored[name], prediction[name][:, ::-1], rtol=1e-3, atol=1e-3, err_msg=name
+        )
+    # Left and right exchanged: Y, which points left, changes its sign.
+    normal = mirrored["normal"] * np.array([1, -1, 1], np.float32)
+    assert np.mean(np.abs(normal - prediction["normal"][:, ::-1])) < 1e-3
+
+
 def test_a_map_that_the_card_calls_constant_is_one_and_says_so(copied):
     card = json.loads((copied / CARD).read_text())
     card["constants"] = {"metallic": 0.0}

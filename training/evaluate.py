@@ -31,7 +31,7 @@ import blender_omnix
 from blender_omnix import maps as map_set
 from blender_omnix.adapters.inject import activate
 from blender_omnix.engines.base import Prediction
-from blender_omnix.engines.compact.engine import WEIGHTS, CompactEngine, finish
+from blender_omnix.engines.compact.engine import WEIGHTS, CompactEngine, finish, with_mirror_image
 from blender_omnix.engines.compact.network import TASKS
 from blender_omnix.extract import Settings, extract
 from blender_omnix.panorama import frames, planes, resample, tonemap
@@ -126,7 +126,7 @@ def without_adapters(engine: CompactEngine, picture: np.ndarray) -> Prediction:
     network = engine.network
     small = resample.shrink(picture, engine.height, 2 * engine.height).astype(np.float32)
     with torch.inference_mode():
-        seen = torch.from_numpy(small.transpose(2, 0, 1).copy())[None]
+        seen = with_mirror_image(small)
         activate(network, None)
         features = network.encode(seen)
         maps: Prediction = {}

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from . import frames, resample
@@ -68,5 +66,6 @@ def plane_guided(
     return np.where(solid, 1.0 / np.where(solid, inverse, 1.0), depth).astype(np.float32)
 
 
-def _dot(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> np.ndarray:
+def _dot(a: np.ndarray | list[np.ndarray], b: np.ndarray) -> np.ndarray:
+    """Dot products of vectors whose three components come first."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]

@@ -110,8 +110,9 @@ class CompactEngine:
     ) -> Prediction:
         """Maps at the size the weights were trained for. See `Engine.predict`.
 
-        Deterministic: `seed` changes nothing. The sky is always among them, and the normal with
-        every depth.
+        Deterministic: `seed` changes nothing. Each map is the mean of what the network says of the
+        panorama and of its mirror image. The sky is always among them, and the normal with every
+        depth.
         """
         if self.network is None:
             raise RuntimeError("load() comes before predict()")
@@ -119,8 +120,7 @@ class CompactEngine:
         picture = resample.shrink(panorama, self.height, 2 * self.height).astype(np.float32)
         result: Prediction = {}
         with torch.inference_mode():
-            seen = torch.from_numpy(picture.transpose(2, 0, 1).copy())[None]
-            seen = seen.contiguous(memory_format=torch.channels_last)
+            seen = with_mirror_image(picture)
             features = None
             for index, task in enumerate(tasks):
                 if cancelled():
@@ -146,15 +146,29 @@ def needed_tasks(maps: Collection[str]) -> list[str]:
     return [task for task in TASKS if task in needed]
 
 
+def with_mirror_image(picture: np.ndarray) -> torch.Tensor:
+    """The batch (2, 3, H, W) for a panorama (H, W, 3): itself and its mirror image, left and right
+    exchanged, of which the network knows no more than of the picture but errs differently."""
+    seen = torch.from_numpy(picture.transpose(2, 0, 1).copy())
+    return torch.stack([seen, seen.flip(-1)]).contiguous(memory_format=torch.channels_last)
+
+
 def finish(maps: dict[str, torch.Tensor]) -> Prediction:
-    """What the network says of one panorama, as the arrays that `Prediction` defines."""
-    arrays = {name: value[0].permute(1, 2, 0).numpy() for name, value in maps.items()}
+    """What the network says of `with_mirror_image`, as the arrays that `Prediction` defines.
+
+    The mean of both answers, the second one mirrored back: (2, C, H, W) to (H, W[, C]).
+    """
     result: Prediction = {}
-    for name, array in arrays.items():
+    for name, (own, mirrored) in maps.items():
+        other = mirrored.flip(-1)
+        if name == "normal":
+            other[0] *= -1  # east
+        array = ((own + other) / 2).permute(1, 2, 0).numpy()
         if name == "albedo":
             result["albedo"] = np.ascontiguousarray(array)
         elif name == "normal":
-            result["normal"] = to_world(array)
+            unit = array / np.maximum(np.linalg.norm(array, axis=-1, keepdims=True), 1e-6)
+            result["normal"] = to_world(unit)
         elif name == "log_depth":
             result["depth"] = np.exp(array[..., 0])
         else:
