@@ -46,7 +46,14 @@ from training.train import (
 BOX = (-2.0, -3.0, -1.5, 3.0, 2.0, 1.2)
 CAMERA_HEIGHT = 1.5
 HEIGHT = 128
-ABOUT = {"code": "-", "samples": 7, "cpu_hours": 0.5, "height": 128}
+ABOUT = {
+    "code": "-",
+    "scenes": 3,
+    "samples": 7,
+    "cpu_hours": 0.5,
+    "height": 128,
+    "grown_from": {"samples": 4},
+}
 
 
 @pytest.fixture(scope="module")
@@ -376,6 +383,7 @@ def test_a_wider_network_grows_from_weights_without_losing_a_tensor(tmp_path):
     wide = Model()
     found = grow(wide, tmp_path)
     assert found["tensors"] == {"whole": len(narrow.state_dict()), "in part": 0, "fresh": 0}
+    assert (found["samples"], found["grown_from"]) == (7, {"samples": 4})
     for name, value in narrow.state_dict().items():
         torch.testing.assert_close(wide.state_dict()[name], value, rtol=1e-3, atol=1e-4)
 

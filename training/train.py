@@ -78,10 +78,10 @@ def grow(model: Model, weights: Path) -> dict:
     """Fills a new model with exported weights, which may be those of a narrower network.
 
     A tensor gets the old values in its leading corner and keeps its own fresh ones elsewhere; what
-    the old network did not have stays fresh. Returns where the old weights come from, of their
-    card, and how many tensors were filled wholly, in part and not at all. An old tensor that the
-    new network has not or that is larger there than here is a ValueError: nothing is left out in
-    silence.
+    the old network did not have stays fresh. Returns where the old weights and their own ancestors
+    come from, of their card, and how many tensors were filled wholly, in part and not at all. An
+    old tensor that the new network has not or that is larger there than here is a ValueError:
+    nothing is left out in silence.
     """
     card = verify(weights)
     old = {f"network.{name}": value for name, value in load_file(weights / BASE).items()}
@@ -97,7 +97,8 @@ def grow(model: Model, weights: Path) -> dict:
     for name, value in old.items():
         new[name][tuple(slice(size) for size in value.shape)] = value.float()
         counts["whole" if value.shape == new[name].shape else "in part"] += 1
-    return {k: card[k] for k in ("code", "samples", "cpu_hours")} | {"tensors": counts}
+    lineage = {k: card[k] for k in ("code", "scenes", "samples", "cpu_hours")}
+    return lineage | {"tensors": counts, "grown_from": card.get("grown_from")}
 
 
 def _holds(large: Tensor, small: Tensor) -> bool:
