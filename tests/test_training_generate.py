@@ -127,6 +127,41 @@ def test_same_seed_same_place(generate):
     assert np.mean(first["depth"] != other["depth"]) > 0.5
 
 
+@pytest.mark.blender
+def test_the_flat_is_the_same_place_from_every_view(generate):
+    from training.scenes import flat
+
+    views = [generate.make("flat", seed, width=32, samples=1) for seed in (0, 1, 7)]
+    corners = []
+    for seed, data in zip((0, 1, 7), views, strict=True):
+        meta = json.loads(str(data["meta"]))
+        x, y, height = flat.VIEWS[seed % len(flat.VIEWS)]
+        assert (meta["kind"], meta["camera_height"]) == ("flat", height)
+        assert meta["components"] == ["environment", "sun", "lamps", "lamps2"]
+        corners.append(np.array(meta["box"]) + [x, y, height] * 2)
+        # Straight down lies the floor, a little nearer where there is a rug; straight up the
+        # ceiling or a beam.
+        assert height - 0.03 < data["depth"][-1].astype(float).max() < height + 0.03
+        assert (
+            flat.HEIGHT - 0.2 < data["depth"][0].astype(float).max() + height < flat.HEIGHT + 0.03
+        )
+        assert 0.1 < data["object"].mean() < 0.6
+    np.testing.assert_allclose(corners[1:], [corners[0]] * 2, atol=1e-3)
+    # Another seed for the same view: other materials on the same surfaces.
+    assert np.mean(views[1]["depth"] == views[2]["depth"]) > 0.9
+    assert np.mean(views[1]["albedo"] != views[2]["albedo"]) > 0.3
+
+
+def test_furniture_has_the_colours_of_its_palette():
+    name = "couch"
+    *_, parts = assets.furniture_mesh(name)
+    colours = assets.furniture_colours(name)
+    assert set(colours) == set(parts.tolist())
+    assert all(colour.min() >= 0 and colour.max() <= 1 for colour in colours.values())
+    blue = max(colours.values(), key=lambda colour: colour[2] - colour[0])
+    assert blue[2] - blue[0] > 0.2  # the couch's cover
+
+
 def test_splits_share_no_assets():
     for sheet in sorted(p.stem for p in (assets.ASSETS / "textures").glob("*.webp")):
         train = {tile.tobytes() for tile in assets.swatches(sheet, "train")}
@@ -135,6 +170,7 @@ def test_splits_share_no_assets():
     assert not set(assets.hdris("train")) & set(assets.hdris("test"))
     assert not set(assets.furniture("train", "")) & set(assets.furniture("test", ""))
     assert assets.hdris("val") == assets.hdris("train")
+    assert assets.hdris("flat") == assets.hdris("test")
     assert len(assets.hdris("test")) >= 2
     assert len(assets.furniture("test", "")) >= 8
     with pytest.raises(ValueError, match="unknown split"):

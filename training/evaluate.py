@@ -4,10 +4,11 @@
     python -m training.evaluate [--scenes DIR] [--out DIR]
     python -m training.evaluate --panoramas FILE ... [--out DIR]
 
-Prints a table for rooms and one for outdoors, and what zeroing the adapters costs; writes both as
-``scores.json`` and a contact sheet ``sheet.png``. Test scenes are rendered first where there are
-none. The second form writes ``panoramas.png``, maps of panoramas without a known truth. The
-pictures go through the tone mapping of ``extract`` and the engine as it ships.
+Prints a table for rooms, one for outdoors and one for a flat laid out by hand, and what zeroing the
+adapters costs; writes them as ``scores.json`` and a contact sheet ``sheet.png``. Test scenes are
+rendered first where there are none. The second form writes ``panoramas.png``, maps of panoramas
+without a known truth. The pictures go through the tone mapping of ``extract`` and the engine as it
+ships.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ KINDS = dict.fromkeys((*MAPS, "sky"), "scalar") | {
 }
 LIGHTS = 2  # pictures of each scene
 PANORAMA_WIDTH = 256  # of each picture in the sheet of panoramas
-TEST_SCENES = 40
+TEST_SCENES = {"test": 40, "flat": 12}
 PACKAGE = Path(blender_omnix.__file__).parent
 WEIGHTS_IN_PACKAGE = WEIGHTS.relative_to(PACKAGE)
 
@@ -273,9 +274,23 @@ def previous_engine(package: Path) -> CompactEngine:
     return module.CompactEngine()
 
 
+def _scene_files(folder: Path | None) -> list[Path]:
+    """The scene files in a folder; without one those of the test sets, rendered where missing."""
+    if folder is not None:
+        return sorted(folder.glob("*.npz"))
+    files = []
+    for split, count in TEST_SCENES.items():
+        folder = data_folder() / "scenes" / split
+        if len(list(folder.glob("*.npz"))) < count:
+            command = ["-m", "training.generate", "--split", split, "--count", str(count)]
+            subprocess.run([sys.executable, *command], check=True)
+        files += sorted(folder.glob("*.npz"))
+    return files
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--scenes", type=Path, help="folder of scene files; default the test split")
+    parser.add_argument("--scenes", type=Path, help="folder of scene files; default the test sets")
     parser.add_argument("--out", type=Path, default=Path("evaluation"))
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--threads", type=int, default=1)
@@ -287,13 +302,9 @@ def main(arguments: list[str] | None = None) -> None:
         compact = Compact(CompactEngine(options.weights))
         panorama_sheet(options.panoramas, compact.engine, options.out / "panoramas.png")
         return
-    folder = options.scenes or data_folder() / "scenes" / "test"
-    if options.scenes is None and len(list(folder.glob("*.npz"))) < TEST_SCENES:
-        command = ["-m", "training.generate", "--split", "test", "--count", str(TEST_SCENES)]
-        subprocess.run([sys.executable, *command], check=True)
-    scenes = [read(path) for path in sorted(folder.glob("*.npz"))]
+    scenes = [read(path) for path in _scene_files(options.scenes)]
     if not scenes:
-        parser.error(f"no scenes in {folder}")
+        parser.error(f"no scenes in {options.scenes}")
 
     rows: dict[str, Predict] = {
         "compact": Compact(CompactEngine(options.weights)),

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Generate training scenes: `python -m training.generate --split train --first 0 --count 1000`.
 
-Each seed gives one place, rendered once for each of its light components, as
+Each seed gives one place, or with `--split flat` one of the views of a flat laid out by hand,
+rendered once for each of its light components, as
 `$OMNIX_DATA/scenes/<split>/<seed:06d>.npz`. Files that exist are kept, so a run resumes.
 """
 
@@ -49,18 +50,24 @@ def make(
     pbr (H, W, 2) uint8 roughness, metallic; object (H, W) bool; meta, a JSON string.
     """
     from . import render
-    from .scenes import lights, outdoors, rooms
+    from .scenes import flat, lights, outdoors, rooms
     from .scenes.materials import Materials
 
     rng = np.random.default_rng([SPLITS.index(split), seed])
+    if split == "flat":
+        kind = "flat"
     kind = kind or ("outdoor" if rng.random() < OUTDOOR_SHARE else "room")
     started = time.process_time()
     render.prepare(lights.GROUPS, width)
     materials = Materials(rng, split)
-    place = rooms.build(rng, materials) if kind == "room" else outdoors.build(rng, materials)
-    ceiling = place["box"][5] if place["box"] else 9.0
-    height = float(np.clip(rng.normal(1.55, 0.35), 0.8, min(2.5, ceiling - 0.4)))
-    tilt = np.radians(rng.normal(0, 2.0, 2).clip(-4, 4)) if rng.random() < 0.12 else np.zeros(2)
+    if kind == "flat":
+        place = flat.build(rng, materials, seed % len(flat.VIEWS))
+        height, tilt = place["camera_height"], np.zeros(2)
+    else:
+        place = rooms.build(rng, materials) if kind == "room" else outdoors.build(rng, materials)
+        ceiling = place["box"][5] if place["box"] else 9.0
+        height = float(np.clip(rng.normal(1.55, 0.35), 0.8, min(2.5, ceiling - 0.4)))
+        tilt = np.radians(rng.normal(0, 2.0, 2).clip(-4, 4)) if rng.random() < 0.12 else np.zeros(2)
     axes = render.camera(height, *tilt)
     maps = render.render(tuple(place["groups"]), axes, samples or render.SAMPLES)
     box = None
@@ -89,7 +96,8 @@ def make(
         "normal": np.round(maps["normal"] * 127).astype(np.int8),
         "depth": np.minimum(depth, 6e4).astype(np.float16),
         "pbr": np.round(np.stack([maps["roughness"], maps["metallic"]], -1) * 255).astype(np.uint8),
-        "object": _objects(depth, maps["index"], axes, box),
+        # The flat is no box: there, what does not belong to its walls, floor and ceiling counts.
+        "object": _objects(depth, maps["index"], axes, box if kind == "room" else None),
         "meta": np.array(json.dumps(meta)),
     }
 

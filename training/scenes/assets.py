@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The CC0 assets under `training/assets`: colour swatches, HDRIs, furniture, by split.
 
-`train` and `val` draw from the same assets; `test` has its own, which the others never see.
+`train` and `val` draw from the same assets; `test` and `flat` share others, which training never
+sees.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test", "flat")
 TEST_HDRIS = ("esplanade", "warehouse")
 TEST_FURNITURE = (
     "armchair_pillows",
@@ -47,7 +48,7 @@ def held_out(split: str) -> bool:
     """Whether the split uses the assets that training never sees."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}, expected one of {', '.join(SPLITS)}")
-    return split == "test"
+    return split in ("test", "flat")
 
 
 @functools.cache
@@ -95,11 +96,9 @@ def furniture(split: str, prefix: str) -> list[str]:
 
 
 @functools.cache
-def furniture_mesh(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One glTF piece as vertices (n, 3) in metres, z up, triangles (m, 3) and atlas cell (m,).
-
-    The pieces share one palette atlas of 8 x 4 cells; the cell tells a piece's parts apart.
-    """
+def _furniture_piece(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One glTF piece as vertices (n, 3) in metres, z up, triangles (m, 3), and for each triangle
+    where it lies in the atlas (m, 2), in 0..1 from the top left."""
     path = ASSETS / "furniture" / f"{name}.gltf"
     document = json.loads(path.read_text())
     data = path.with_suffix(".bin").read_bytes()
@@ -116,9 +115,30 @@ def furniture_mesh(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     triangles = accessor(primitive["indices"], np.uint16, 1).reshape(-1, 3).astype(int)
     # glTF is y up; the pieces are drawn about 1.5 times life size.
     vertices = np.stack([position[:, 0], -position[:, 2], position[:, 1]], axis=1) * 0.67
-    centre = uv[triangles].mean(axis=1)
+    return vertices, triangles, uv[triangles].mean(axis=1)
+
+
+def furniture_mesh(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One glTF piece as vertices (n, 3) in metres, z up, triangles (m, 3) and atlas cell (m,).
+
+    The pieces share one palette atlas of 8 x 4 cells; the cell tells a piece's parts apart.
+    """
+    vertices, triangles, centre = _furniture_piece(name)
     cell = np.clip(centre * (8, 4), 0, (7.999, 3.999)).astype(int)
     merged = np.array([0, 0, 0, 1, 1, 2, 3, 4, 5, 5, 6, 6, 7, 7, 7, 8])
     column = cell[:, 0] + 8 * cell[:, 1]
     part = np.where(column < 16, merged[np.minimum(column, 15)], column)
     return vertices, triangles, part
+
+
+def furniture_colours(name: str) -> dict[int, np.ndarray]:
+    """The palette's mean colour, sRGB-encoded in 0..1, of each atlas cell of a piece."""
+    from PIL import Image
+
+    with Image.open(ASSETS / "furniture" / "palette.png") as image:
+        palette = np.asarray(image.convert("RGB"), np.float32) / 255
+    height, width = palette.shape[:2]
+    *_, centre = _furniture_piece(name)
+    column, row = (np.clip(centre, 0, 0.999) * (width, height)).astype(int).T
+    *_, parts = furniture_mesh(name)
+    return {int(p): palette[row, column][parts == p].mean(axis=0) for p in np.unique(parts)}
