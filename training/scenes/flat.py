@@ -119,9 +119,14 @@ def _shell(materials: Materials) -> None:
 
 
 def _slabs(
-    slot: str, length: float, openings: list[tuple[float, float, float, float]], front, top: float
+    slot: str,
+    length: float,
+    openings: list[tuple[float, float, float, float]],
+    front: float,
+    top: float,
 ) -> Shape:
-    """A wall along +x with its room at +y, around its openings."""
+    """A wall along +x with its room at +y, around its openings: solid with `front` 0, else a strip
+    so thick on its inner face."""
     back = 0.0 if front else -THICKNESS
     shape: Shape = []
     edges = [0.0 if front else -THICKNESS, *(v for o in openings for v in o[:2])]
@@ -190,10 +195,9 @@ def _kitchen(materials: Materials) -> None:
         rod("tap", (5.65, 4.9, 0.9), (5.65, 4.9, 1.15), 0.015),
         rod("tap", (5.65, 4.9, 1.15), (5.65, 4.74, 1.15), 0.012),
         box("hob", (4.75, 4.5, 0.9), (5.25, 4.9, 0.906)),
-        lathe("hood", [(0.3, 1.55), (0.1, 1.75), (0.1, LOWERED)], 4),
+        *moved([lathe("hood", [(0.3, 1.55), (0.1, 1.75), (0.1, LOWERED)], 4)], (5.0, 4.7, 0.0)),
         box("fridge", (5.9, 4.35, 0.02), (6.4, 4.98, 1.85)),
     ]
-    shape[7].vertices += (5.0, 4.7, 0.0)
     own = {slot: materials.new("lacquer") for slot in ("front", "plinth")}
     own |= {slot: materials.new("metal") for slot in ("sink", "tap", "hood", "fridge")}
     own |= {"top": materials.new("stone"), "hob": materials.plain((0.12, 0.12, 0.12), 0.08)}
