@@ -433,6 +433,15 @@ def test_what_the_user_has_done_to_a_place_survives_a_new_extraction(
     assert texture.image.name == "OmniX room Albedo"
 
 
+def test_a_surface_that_was_shaded_flat_is_smooth_when_rebuilt(blender, build, room_folder):
+    mesh = build.place.part(make(blender, build, room_folder), "surface").data
+    smooth = np.zeros(len(mesh.polygons), bool)
+    mesh.polygons.foreach_set("use_smooth", smooth)
+    mesh = build.place.part(make(blender, build, room_folder), "surface").data
+    mesh.polygons.foreach_get("use_smooth", smooth)
+    assert smooth.all()
+
+
 def test_removing_leaves_the_file_as_it_was(blender, build, room_folder):
     scene = blender.context.scene
     scene.world = blender.data.worlds.new("world")

@@ -107,7 +107,7 @@ def test_a_turned_panorama_gives_turned_maps(engine, prediction):
 
 def test_a_mirrored_panorama_gives_mirrored_maps(engine, prediction):
     mirrored = engine.predict(probe(256)[:, ::-1].copy(), ALL, silent, never)
-    for name in ("albedo", "roughness", "depth"):
+    for name in ("albedo", "roughness", "depth", "sky"):
         np.testing.assert_allclose(
             mirrored[name], prediction[name][:, ::-1], rtol=1e-3, atol=1e-3, err_msg=name
         )

@@ -127,29 +127,49 @@ def test_same_seed_same_place(generate):
     assert np.mean(first["depth"] != other["depth"]) > 0.5
 
 
+def inside(outline: tuple[tuple[float, float], ...], points: np.ndarray) -> np.ndarray:
+    """Which points (N, 2) lie in a polygon: rays to the east cross its edges an odd number of
+    times."""
+    found = np.zeros(len(points), bool)
+    x, y = points.T
+    for (x0, y0), (x1, y1) in zip(outline, (*outline[1:], outline[0]), strict=True):
+        if y0 != y1:
+            crossing = x0 + (y - y0) / (y1 - y0) * (x1 - x0)
+            found ^= ((y0 > y) != (y1 > y)) & (x < crossing)
+    return found
+
+
 @pytest.mark.blender
 def test_the_flat_is_the_same_place_from_every_view(generate):
     from training.scenes import flat
 
-    views = [generate.make("flat", seed, width=32, samples=1) for seed in (0, 1, 7)]
-    corners = []
-    for seed, data in zip((0, 1, 7), views, strict=True):
+    middle = np.mean(flat.CORNERS, axis=0)
+    shrunken = tuple(tuple(middle + 0.97 * (np.array(c) - middle)) for c in flat.CORNERS)
+    views = {}
+    for seed in (0, 3, 4, 6):
+        data = views[seed] = generate.make("flat", seed, width=WIDTH, samples=1)
         meta = json.loads(str(data["meta"]))
-        x, y, height = flat.VIEWS[seed % len(flat.VIEWS)]
-        assert (meta["kind"], meta["camera_height"]) == ("flat", height)
+        assert meta["kind"] == "flat"
         assert meta["components"] == ["environment", "sun", "lamps", "lamps2"]
-        corners.append(np.array(meta["box"]) + [x, y, height] * 2)
-        # Straight down lies the floor, a little nearer where there is a rug; straight up the
-        # ceiling or a beam.
-        assert height - 0.03 < data["depth"][-1].astype(float).max() < height + 0.03
-        assert (
-            flat.HEIGHT - 0.2 < data["depth"][0].astype(float).max() + height < flat.HEIGHT + 0.03
-        )
+        eye = np.array(flat.VIEWS[seed % len(flat.VIEWS)])
+        assert meta["camera_height"] == eye[2]
+        depth = data["depth"].astype(float)[..., None]
+        points = (directions(*depth.shape[:2]) * depth + eye).reshape(-1, 3)
+        assert points[:, 2].min() > -0.45  # the ground outside
+        # Between floor and ceiling nothing but furniture stands in the outline.
+        bare = ~data["object"].ravel() & (depth.ravel() > 0)
+        bare &= (points[:, 2] > 0.2) & (points[:, 2] < flat.LOWERED - 0.1)
+        assert bare.sum() > 100
+        assert not inside(shrunken, points[bare, :2]).any()
+        # The east wall stands where it is drawn.
+        wall = bare & (points[:, 0] > 7.9) & (points[:, 1] > 0.1) & (points[:, 1] < 3.1)
+        assert np.abs(points[wall, 0] - 8.2).max(initial=0.0) < 0.03
         assert 0.1 < data["object"].mean() < 0.6
-    np.testing.assert_allclose(corners[1:], [corners[0]] * 2, atol=1e-3)
     # Another seed for the same view: other materials on the same surfaces.
-    assert np.mean(views[1]["depth"] == views[2]["depth"]) > 0.9
-    assert np.mean(views[1]["albedo"] != views[2]["albedo"]) > 0.3
+    np.testing.assert_array_equal(views[0]["depth"], views[6]["depth"])
+    assert np.mean(views[0]["albedo"] != views[6]["albedo"]) > 0.3
+    with pytest.raises(ValueError, match="no room"):
+        generate.make("flat", 0, kind="room")
 
 
 def test_furniture_has_the_colours_of_its_palette():

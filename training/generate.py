@@ -42,7 +42,8 @@ def data_folder() -> Path:
 def make(
     split: str, seed: int, *, width: int = 256, kind: str | None = None, samples: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Build and render the scene of a seed; returns the arrays of one file.
+    """Build and render the scene of a seed; returns the arrays of one file. `kind`, "room" or
+    "outdoor", is chosen by the seed if not given; in the split "flat" it is "flat".
 
     radiance (K, H, W, 3) float16 linear, one per light component, each scaled so that weights
     near 1 expose it well; lights (N, K, 3) float32 weights; albedo (H, W, 3) uint8 sRGB-encoded;
@@ -55,6 +56,8 @@ def make(
 
     rng = np.random.default_rng([SPLITS.index(split), seed])
     if split == "flat":
+        if kind not in (None, "flat"):
+            raise ValueError(f"the flat is no {kind}")
         kind = "flat"
     kind = kind or ("outdoor" if rng.random() < OUTDOOR_SHARE else "room")
     started = time.process_time()
@@ -96,7 +99,6 @@ def make(
         "normal": np.round(maps["normal"] * 127).astype(np.int8),
         "depth": np.minimum(depth, 6e4).astype(np.float16),
         "pbr": np.round(np.stack([maps["roughness"], maps["metallic"]], -1) * 255).astype(np.uint8),
-        # The flat is no box: there, what does not belong to its walls, floor and ceiling counts.
         "object": _objects(depth, maps["index"], axes, box if kind == "room" else None),
         "meta": np.array(json.dumps(meta)),
     }
@@ -105,7 +107,8 @@ def make(
 def _objects(
     depth: np.ndarray, index: np.ndarray, axes: np.ndarray, box: list[float] | None
 ) -> np.ndarray:
-    """Pixels over 15 cm off the faces of the room's box; outdoors, what is not ground or sky."""
+    """Pixels over 15 cm off the faces of the room's box; without a box, as outdoors and in the
+    flat, what is neither sky nor ground, walls or ceiling."""
     from .scenes.meshes import SHELL
 
     if box is None:

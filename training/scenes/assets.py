@@ -118,6 +118,7 @@ def _furniture_piece(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return vertices, triangles, uv[triangles].mean(axis=1)
 
 
+@functools.cache
 def furniture_mesh(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One glTF piece as vertices (n, 3) in metres, z up, triangles (m, 3) and atlas cell (m,).
 
@@ -131,14 +132,20 @@ def furniture_mesh(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return vertices, triangles, part
 
 
-def furniture_colours(name: str) -> dict[int, np.ndarray]:
-    """The palette's mean colour, sRGB-encoded in 0..1, of each atlas cell of a piece."""
+@functools.cache
+def _palette() -> np.ndarray:
     from PIL import Image
 
     with Image.open(ASSETS / "furniture" / "palette.png") as image:
-        palette = np.asarray(image.convert("RGB"), np.float32) / 255
-    height, width = palette.shape[:2]
+        return np.asarray(image.convert("RGB"), np.float32) / 255
+
+
+@functools.cache
+def furniture_colours(name: str) -> dict[int, np.ndarray]:
+    """The mean colour of each part of a piece in the palette it comes with, sRGB-encoded, 0..1."""
+    height, width = _palette().shape[:2]
     *_, centre = _furniture_piece(name)
     column, row = (np.clip(centre, 0, 0.999) * (width, height)).astype(int).T
     *_, parts = furniture_mesh(name)
-    return {int(p): palette[row, column][parts == p].mean(axis=0) for p in np.unique(parts)}
+    colours = _palette()[row, column]
+    return {int(part): colours[parts == part].mean(axis=0) for part in np.unique(parts)}

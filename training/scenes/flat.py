@@ -3,10 +3,13 @@
 
 An L of living room, kitchen and bed alcove with a slanted wall, a lowered ceiling, a round column
 and a corridor behind an open door, seen from six places. Its furniture are the held-out glTF pieces
-in the colours of their own palette, which the random scenes never use.
+in the colours of their own palette, which the random scenes never use. Seeds choose materials and
+daylight; what stands where, and in which shape, is the same in all of them.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import bpy
 import numpy as np
@@ -45,14 +48,14 @@ PIECES = (
     ("armchair_pillows", 1.1, 3.0, 75),
     ("armchair_pillows", 4.0, 1.35, 215),
     ("table_low", 2.5, 2.3, 8),
-    ("shelf_B_large_decorated", 3.6, 0.22, 180),
-    ("cabinet_medium", 7.9, 1.2, 270),
+    ("shelf_B_large_decorated", 0.25, 6.2, 90),
+    ("cabinet_medium", 7.85, 1.2, 270),
     ("table_medium_long", 6.5, 2.9, 30),
     ("chair_C", 6.0, 2.45, 205),
     ("chair_C", 6.95, 3.35, 25),
     ("chair_B_wood", 7.2, 2.6, 300),
-    ("bed_double_B", 1.3, 6.2, 0),
-    ("cabinet_medium", 3.9, 7.15, 0),
+    ("bed_double_B", 2.2, 6.2, 0),
+    ("cabinet_medium", 3.9, 7.05, 0),
     ("cactus_medium_B", 4.4, 0.4, 40),
     ("cactus_medium_B", 0.35, 0.4, 0),
 )
@@ -60,14 +63,14 @@ PIECES = (
 
 def build(rng: Rng, materials: Materials, view: int) -> dict:
     """Build the flat around one of `VIEWS`; returns what `rooms.build` does, and the camera's
-    height. The random numbers choose materials and light, nothing else."""
+    height."""
     _shell(materials)
-    _windows(rng, materials)
+    _windows(materials)
     _corridor(materials)
     _kitchen(materials)
     for name, x, y, turn in PIECES:
         _piece(name, materials, (x, y, 0.0), np.radians(turn))
-    _small_things(rng, materials)
+    _small_things(materials)
     lights.environment(rng, materials.split, "hdri", False)
     lights.sun(rng, np.radians(rng.uniform(20, 50)), np.radians(rng.uniform(230, 310)), 12.0)
     x, y, height = VIEWS[view]
@@ -84,12 +87,37 @@ def build(rng: Rng, materials: Materials, view: int) -> dict:
     }
 
 
-def _walls() -> list[tuple[np.ndarray, float, float]]:
-    """Start, length and azimuth of each wall; the room lies on its left."""
+@dataclass(frozen=True)
+class _Wall:
+    """A straight piece of wall with the room on its left: from `start`, `length` metres towards the
+    azimuth `turn`. `before` and `after` are how far it goes on to close the corner at its ends."""
+
+    start: np.ndarray
+    length: float
+    turn: float
+    before: float
+    after: float
+    openings: list[tuple[float, float, float, float]]
+
+
+def _walls() -> list[_Wall]:
     corners = np.array(CORNERS)
     steps = np.roll(corners, -1, axis=0) - corners
-    lengths, turns = np.hypot(*steps.T), np.arctan2(steps[:, 1], steps[:, 0])
-    return list(zip(corners, lengths, turns, strict=True))
+    earlier = np.roll(steps, 1, axis=0)
+    # At a corner that juts into the room a longer wall would come out on the other side.
+    convex = earlier[:, 0] * steps[:, 1] > earlier[:, 1] * steps[:, 0]
+    reach = np.where(convex, THICKNESS, 0.0)
+    return [
+        _Wall(
+            corners[k],
+            float(np.hypot(*steps[k])),
+            float(np.arctan2(steps[k, 1], steps[k, 0])),
+            reach[k],
+            reach[(k + 1) % len(corners)],
+            OPENINGS.get(k, []),
+        )
+        for k in range(len(corners))
+    ]
 
 
 def _shell(materials: Materials) -> None:
@@ -98,39 +126,34 @@ def _shell(materials: Materials) -> None:
 
     main, accent = materials.new("wall_paint"), materials.any("brick", "wallpaper", "panelling")
     trim = materials.new("lacquer")
-    for k, (start, length, turn) in enumerate(_walls()):
-        openings = OPENINGS.get(k, [])
-        for slot, material, front, top in (
-            ("wall", accent if k == 5 else main, 0.0, HEIGHT),
-            ("trim", trim, 0.015, 0.09),
-        ):
-            shape = _slabs(slot, length, openings, front, top)
-            add(moved(shape, (*start, 0.0), turn), slot, material)
+    for k, wall in enumerate(_walls()):
+        whole = -wall.before, wall.length + wall.after
+        solid = _around_openings("wall", whole, (-THICKNESS, 0.0), HEIGHT, wall.openings)
+        strip = _around_openings("trim", (0.0, wall.length), (0.0, 0.015), 0.09, wall.openings)
+        add(moved(solid, (*wall.start, 0.0), wall.turn), "wall", accent if k == 5 else main)
+        add(moved(strip, (*wall.start, 0.0), wall.turn), "trim", trim)
     outline = [(x, y) for x, y in CORNERS]
     add([meshes.prism("floor", outline, -0.2, 0.0)], "floor", materials.any("floor_wood", "carpet"))
     ceiling = materials.new("ceiling")
     add([meshes.prism("ceiling", outline, HEIGHT, HEIGHT + 0.2)], "ceiling", ceiling)
-    lowered = [box("ceiling", (4.6, 4.0, LOWERED), (6.4, 5.0, HEIGHT))]
-    meshes.add(lowered, {"ceiling": ceiling})
+    add([box("ceiling", (4.6, 4.0, LOWERED), (6.4, 5.0, HEIGHT))], "ceiling", ceiling)
     beams = [box("beam", (x, 0.0, HEIGHT - 0.14), (x + 0.12, 5.0, HEIGHT)) for x in (1.5, 3.0)]
     meshes.add(beams, {"beam": materials.new("wood")})
     column = [cylinder("column", 0.16, 0.0, HEIGHT, 24)]
     meshes.add(column, {"column": materials.any("concrete", "wall_paint")}, (4.6, 4.2, 0.0))
 
 
-def _slabs(
+def _around_openings(
     slot: str,
-    length: float,
-    openings: list[tuple[float, float, float, float]],
-    front: float,
+    along: tuple[float, float],
+    across: tuple[float, float],
     top: float,
+    openings: list[tuple[float, float, float, float]],
 ) -> Shape:
-    """A wall along +x with its room at +y, around its openings: solid with `front` 0, else a strip
-    so thick on its inner face."""
-    back = 0.0 if front else -THICKNESS
+    """Boxes from the floor to `top` over these stretches of x and y, but not in the openings."""
+    (start, end), (back, front) = along, across
     shape: Shape = []
-    edges = [0.0 if front else -THICKNESS, *(v for o in openings for v in o[:2])]
-    edges.append(length + (0.0 if front else THICKNESS))
+    edges = [start, *(v for opening in openings for v in opening[:2]), end]
     for left, right in zip(edges[::2], edges[1::2], strict=True):
         shape.append(box(slot, (left, back, 0.0), (right, front, top)))
     for left, right, sill, lintel in openings:
@@ -141,29 +164,31 @@ def _slabs(
     return shape
 
 
-def _windows(rng: Rng, materials: Materials) -> None:
+def _windows(materials: Materials) -> None:
     """Frames, portals and curtains; ground and trees outside."""
+    shapes = np.random.default_rng(0)
     frame, cloth = materials.new("lacquer"), materials.new("linen")
-    for k, (start, _, turn) in enumerate(_walls()):
+    for k, wall in enumerate(_walls()):
         if k == DOOR_WALL:
             continue
-        for left, right, sill, lintel in OPENINGS.get(k, []):
+        along = np.array([np.cos(wall.turn), np.sin(wall.turn), 0.0])
+        inward = np.array([-along[1], along[0], 0.0])
+        for left, right, sill, lintel in wall.openings:
             w, h, t = right - left, lintel - sill, 0.05
             bars = [(0.0, 0.0, t, h), (w - t, 0.0, w, h), (0.0, 0.0, w, t), (0.0, h - t, w, h)]
             bars += [(w / 2 - 0.02, 0.0, w / 2 + 0.02, h), (0.0, h * 0.7, w, h * 0.7 + 0.03)]
             shape = [box("frame", (a, -0.15, b), (c, -0.1, d)) for a, b, c, d in bars]
-            meshes.add(moved(shape, (left, 0.0, sill)), {"frame": frame}, (*start, 0.0), turn)
-            inward = np.array([-np.sin(turn), np.cos(turn), 0.0])
-            along = np.array([np.cos(turn), np.sin(turn), 0.0])
-            middle = np.array([*start, (sill + lintel) / 2]) + along * (left + right) / 2
+            shape = moved(shape, (left, 0.0, sill))
+            meshes.add(shape, {"frame": frame}, (*wall.start, 0.0), wall.turn)
+            middle = np.array([*wall.start, (sill + lintel) / 2]) + along * (left + right) / 2
             lights.portal(middle - 0.2 * inward, inward, w, h)
             if k == 0:
-                drapes = moved(curtain(rng, 0.4, 2.3), (left, 0.12, 0.05))
-                meshes.add(drapes, {p.slot: cloth for p in drapes}, (*start, 0.0), turn)
+                drapes = moved(curtain(shapes, 0.4, 2.3), (left, 0.12, 0.05))
+                meshes.add(drapes, {p.slot: cloth for p in drapes}, (*wall.start, 0.0), wall.turn)
     ground = [quad("ground", (-60, -60, 0), (60, -60, 0), (60, 60, 0), (-60, 60, 0))]
     meshes.add(ground, {"ground": materials.new("grass")}, (0, 0, -0.4), index=meshes.SHELL)
     for x, y, tall in ((1.0, -14.0, 6.0), (7.0, -20.0, 8.0)):
-        shape = tree(rng, tall)
+        shape = tree(shapes, tall)
         meshes.add(shape, resolve(shape, materials), (x, y, -0.4))
 
 
@@ -186,7 +211,8 @@ def _corridor(materials: Materials) -> None:
 
 
 def _kitchen(materials: Materials) -> None:
-    """Cupboards below and above, a worktop, a sink, a hood and a fridge on the north wall."""
+    """Cupboards, a worktop, a sink, a hood and a fridge on the north wall."""
+    profile = [(0.3, 1.55), (0.1, 1.75), (0.1, LOWERED)]
     shape = [
         box("front", (4.65, 4.42, 0.1), (5.85, 4.98, 0.86)),
         box("plinth", (4.65, 4.48, 0.0), (5.85, 4.98, 0.1)),
@@ -195,7 +221,7 @@ def _kitchen(materials: Materials) -> None:
         rod("tap", (5.65, 4.9, 0.9), (5.65, 4.9, 1.15), 0.015),
         rod("tap", (5.65, 4.9, 1.15), (5.65, 4.74, 1.15), 0.012),
         box("hob", (4.75, 4.5, 0.9), (5.25, 4.9, 0.906)),
-        *moved([lathe("hood", [(0.3, 1.55), (0.1, 1.75), (0.1, LOWERED)], 4)], (5.0, 4.7, 0.0)),
+        *moved([lathe("hood", profile, 4)], (5.0, 4.7, 0.0), np.pi / 4),
         box("fridge", (5.9, 4.35, 0.02), (6.4, 4.98, 1.85)),
     ]
     own = {slot: materials.new("lacquer") for slot in ("front", "plinth")}
@@ -207,21 +233,20 @@ def _kitchen(materials: Materials) -> None:
 def _piece(name: str, materials: Materials, location, yaw: float) -> None:
     """A glTF piece in the colours of its own palette."""
     vertices, triangles, parts = assets.furniture_mesh(name)
-    colours = assets.furniture_colours(name)
     shape: Shape = []
     own = {}
-    for part in np.unique(parts):
+    for part, colour in assets.furniture_colours(name).items():
         used, faces = np.unique(triangles[parts == part], return_inverse=True)
         slot = f"part {part}"
         corners = [tuple(face) for face in faces.reshape(-1, 3).tolist()]
         shape.append(Part(vertices[used].astype(float), corners, slot))
-        own[slot] = materials.plain(colours[part], materials.rng.uniform(0.3, 0.9))
+        own[slot] = materials.plain(colour, materials.rng.uniform(0.3, 0.9))
     low, high = meshes.extent(shape)
     shape = moved(shape, (-(low[0] + high[0]) / 2, -(low[1] + high[1]) / 2, -low[2]))
     meshes.add(shape, own, location, yaw)
 
 
-def _small_things(rng: Rng, materials: Materials) -> None:
+def _small_things(materials: Materials) -> None:
     """Pictures, a mirror, a rug, things on the tables, and all lamps."""
     for y, z, w, h in ((0.8, 1.7, 0.7, 0.5), (2.3, 1.6, 0.4, 0.5)):
         corners = [(x * w / 2, 0.0, z * h / 2) for x, z in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
@@ -236,10 +261,12 @@ def _small_things(rng: Rng, materials: Materials) -> None:
         *moved([lathe("ceramic#b", [(0.04, 0.0), (0.12, 0.07), (0.13, 0.09)], 24)], (0.35, 0.1, 0)),
         *moved([box("paper#c", (-0.1, -0.14, 0.0), (0.1, 0.14, 0.05))], (-0.3, 0.0, 0.0), 0.4),
     ]
-    for x, y, z in ((2.5, 2.3, 0.32), (6.5, 2.9, 0.62), (7.9, 1.2, 0.55)):
-        meshes.add(things, resolve(things, materials), (x, y, z), rng.uniform(0, 6))
+    # Heights of the low table, the long one and the cabinet that they stand on.
+    for x, y, z, turn in ((2.5, 2.3, 0.335, 0.5), (6.5, 2.9, 0.67, 2.0), (7.85, 1.2, 0.67, 1.6)):
+        meshes.add(things, resolve(things, materials), (x, y, z), turn)
+    shapes = np.random.default_rng(1)
     for x, y in ((2.4, 2.3), (6.5, 2.9)):
-        lights.ceiling_lamp(rng, materials, x, y, HEIGHT, "lamps", "pendant", 55.0)
-    lights.ceiling_lamp(rng, materials, 2.3, 6.3, HEIGHT, "lamps", "globe", 40.0)
-    lights.standing_lamp(rng, materials, (0.4, 3.9, 0.0), 1.5, "lamps2")
-    lights.standing_lamp(rng, materials, (7.5, 0.4, 0.0), 1.3, "lamps2")
+        lights.ceiling_lamp(shapes, materials, x, y, HEIGHT, "lamps", "pendant", 55.0)
+    lights.ceiling_lamp(shapes, materials, 2.3, 6.3, HEIGHT, "lamps", "globe", 40.0)
+    lights.standing_lamp(shapes, materials, (0.4, 3.9, 0.0), 1.5, "lamps2")
+    lights.standing_lamp(shapes, materials, (7.5, 0.4, 0.0), 1.3, "lamps2")

@@ -110,9 +110,9 @@ class CompactEngine:
     ) -> Prediction:
         """Maps at the size the weights were trained for. See `Engine.predict`.
 
-        Deterministic: `seed` changes nothing. Each map is the mean of what the network says of the
-        panorama and of its mirror image. The sky is always among them, and the normal with every
-        depth.
+        Deterministic: `seed` changes nothing. What the network says of the panorama is averaged
+        with what it says of its mirror image. The sky is always among the maps, and the normal with
+        every depth.
         """
         if self.network is None:
             raise RuntimeError("load() comes before predict()")
@@ -148,15 +148,16 @@ def needed_tasks(maps: Collection[str]) -> list[str]:
 
 def with_mirror_image(picture: np.ndarray) -> torch.Tensor:
     """The batch (2, 3, H, W) for a panorama (H, W, 3): itself and its mirror image, left and right
-    exchanged, of which the network knows no more than of the picture but errs differently."""
-    seen = torch.from_numpy(picture.transpose(2, 0, 1).copy())
+    exchanged. The network's errors in the two are partly independent."""
+    seen = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
     return torch.stack([seen, seen.flip(-1)]).contiguous(memory_format=torch.channels_last)
 
 
 def finish(maps: dict[str, torch.Tensor]) -> Prediction:
     """What the network says of `with_mirror_image`, as the arrays that `Prediction` defines.
 
-    The mean of both answers, the second one mirrored back: (2, C, H, W) to (H, W[, C]).
+    Both answers, the second one mirrored back, are averaged as the network gives them: encoded
+    colours, vectors, log depths and logits, (2, C, H, W) to (H, W[, C]).
     """
     result: Prediction = {}
     for name, (own, mirrored) in maps.items():

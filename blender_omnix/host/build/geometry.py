@@ -51,7 +51,7 @@ _SHEET = 0.01
 _RIM = 1 / 6
 
 # Points multiplied at a time, so that the products stay in the cache.
-_POINTS = 2**13
+_BAND_POINTS = 2**11
 
 # Layers of a shell.
 VISIBLE, BACK, PANE, BACKGROUND, HULL = range(5)
@@ -258,13 +258,16 @@ def panes(grid: Grid) -> Shell:
 
 
 def _convex_radius(grid: Grid, outside: np.ndarray, rays: np.ndarray) -> np.ndarray:
-    """How far the convex hull of what is not `outside` reaches along unit vectors (..., 3)."""
+    """How far the convex hull of what is not `outside` reaches along unit vectors (..., 3);
+    ValueError where everything is."""
     inside = (grid.rays * grid.depth[..., None])[~outside]
+    if not len(inside):
+        raise ValueError("nothing is inside")
     normals = np.concatenate((frames.directions(10, 20).reshape(-1, 3), np.eye(3), -np.eye(3)))
     normals = normals.astype(np.float32)
     support = np.full(len(normals), -np.inf, np.float32)
-    for start in range(0, len(inside), _POINTS):
-        reach = normals @ inside[start : start + _POINTS].T
+    for start in range(0, len(inside), _BAND_POINTS):
+        reach = normals @ inside[start : start + _BAND_POINTS].T
         np.maximum(support, reach.max(axis=1), out=support)
     radius = np.full(rays.shape[:-1], np.inf, np.float32)
     for normal, distance in zip(normals, support, strict=True):

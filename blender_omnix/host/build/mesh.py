@@ -22,7 +22,7 @@ def fill(mesh: bpy.types.Mesh, shell: Shell, slots: np.ndarray | None = None) ->
 
     `slots` (R C,) gives the material slot of each cell; without it, and in the background, faces
     use the first. The point attributes `omnix_direction` and `omnix_layer` hold the
-    look-up vectors and the layers.
+    look-up vectors and the layers. Shading is smooth, as of every mesh without sharp faces.
     """
     mesh.clear_geometry()
     quads, triangles = len(shell.quads), len(shell.triangles)
@@ -32,8 +32,8 @@ def fill(mesh: bpy.types.Mesh, shell: Shell, slots: np.ndarray | None = None) ->
     mesh.loops.add(len(corners))
     mesh.polygons.add(quads + triangles)
     mesh.polygons.foreach_set("loop_start", starts.astype(np.int32))
-    # Straight into the attributes that vertices, loops and polygons stand for: through those
-    # collections Blender sets one element at a time.
+    # Straight into the attributes behind vertices, loops and polygons: through those collections
+    # Blender sets one element at a time.
     _set(mesh, "position", "FLOAT_VECTOR", "POINT", shell.vertices)
     _set(mesh, ".corner_vert", "INT", "CORNER", corners)
     _set(mesh, DIRECTION, "FLOAT_VECTOR", "POINT", shell.lookup)
