@@ -98,6 +98,8 @@ def _prepare_render(scene, samples: int) -> None:
     scene.cycles.max_bounces = 4
     scene.render.resolution_x, scene.render.resolution_y = WIDTH, HEIGHT
     scene.render.image_settings.file_format = "PNG"
+    # Pictures that are passed on tell nobody where they were made.
+    scene.render.use_stamp_filename = False
 
 
 def _pictures(bpy, place, collection, towards: float):

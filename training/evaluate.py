@@ -305,7 +305,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     scenes = [read(path) for path in _scene_files(options.scenes)]
     if not scenes:
-        parser.error(f"no scenes in {options.scenes or data_folder()}")
+        parser.error(f"no scenes in {options.scenes}")
 
     rows: dict[str, Predict] = {
         "compact": Compact(CompactEngine(options.weights)),
