@@ -24,7 +24,7 @@ from blender_omnix.panorama.tonemap import srgb_encode
 
 from .scenes.assets import SPLITS
 
-RECIPE = 6
+RECIPE = 7
 SCENES_PER_PROCESS = 40
 OUTDOOR_SHARE = 0.35
 

@@ -523,8 +523,8 @@ def radiator(rng: Rng) -> Shape:
     ]
 
 
-def curtain(rng: Rng, w: float, h: float) -> Shape:
-    """A hanging pleated sheet, back at y = 0, from z = 0 to h."""
+def curtain(rng: Rng, w: float, h: float, cloth: str | None = None) -> Shape:
+    """A hanging pleated sheet, back at y = 0, from z = 0 to h; of some cloth if none is named."""
     xs = np.linspace(-w / 2, w / 2, max(8, int(w * 40)))
     pleats = (
         0.05 + 0.04 * np.sin(xs * rng.uniform(25, 50)) + 0.015 * np.sin(xs * rng.uniform(7, 15))
@@ -534,7 +534,25 @@ def curtain(rng: Rng, w: float, h: float) -> Shape:
         [np.column_stack([xs, -pleats, np.zeros(n)]), np.column_stack([xs, -pleats, np.full(n, h)])]
     )
     faces: list[tuple[int, ...]] = [(i, i + 1, n + i + 1, n + i) for i in range(n - 1)]
-    return [Part(vertices, faces, f"{pick(rng, 'fabric', 'linen')}#curtain", True)]
+    cloth = cloth or pick(rng, "fabric", "linen")
+    return [Part(vertices, faces, f"{cloth}#curtain", True)]
+
+
+def blind(rng: Rng, w: float, h: float) -> Shape:
+    """A blind let down before a window, back at y = 0, from the window's sill at z = 0 to its head
+    at h: a cloth that reaches down some way, or slats."""
+    low = h * rng.choice([0.0, rng.uniform(0.0, 0.7)])
+    if rng.random() < 0.6:
+        a = w / 2
+        cloth = quad("sheer#blind", (-a, 0, low), (a, 0, low), (a, 0, h), (-a, 0, h))
+        return [cloth, box("white#bar", (-w / 2, -0.02, low), (w / 2, 0.0, low + 0.03))]
+    slot = pick(rng, "white", "wood", "painted_metal", "lacquer") + "#slat"
+    deep, tilt = rng.uniform(0.025, 0.09), rng.uniform(0.2, 1.3)
+    out, up = deep * np.cos(tilt), deep * np.sin(tilt)
+    return [
+        quad(slot, (-w / 2, -out, z), (w / 2, -out, z), (w / 2, 0, z + up), (-w / 2, 0, z + up))
+        for z in np.arange(low, h - up, deep * rng.uniform(0.8, 1.1))
+    ]
 
 
 def rug(rng: Rng) -> Shape:

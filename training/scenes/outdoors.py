@@ -6,13 +6,15 @@ from __future__ import annotations
 import numpy as np
 
 from . import furniture as fu
-from . import lights, meshes
+from . import lights, markings, meshes
 from .materials import Materials
 from .meshes import Part, Shape, box, cylinder, height_field, lathe, leaves, moved, quad, rod
 
 Rng = np.random.Generator
 
 STYLES = ("street", "plaza", "courtyard", "garden", "forest", "field", "water", "yard")
+# Where the ground is even enough to be painted.
+MARKED = ("street", "plaza", "courtyard", "yard")
 STYLE_WEIGHTS = (0.25, 0.12, 0.11, 0.16, 0.15, 0.08, 0.05, 0.08)
 
 
@@ -432,6 +434,9 @@ def build(rng: Rng, materials: Materials, style: str | None = None) -> dict:
         "yard": _work_yard,
     }
     makers[style](yard)
+    if materials.extended and style in MARKED and rng.random() < 0.6:
+        reach = np.full(2, rng.uniform(5, 15))
+        markings.add(rng, materials, -reach, reach, rng.uniform(1, 6))
     if rng.random() < 0.35:
         yard.scatter(
             lambda: moved(fu.primitive(rng), (0, 0, 0), 0, rng.uniform(0.8, 3)),

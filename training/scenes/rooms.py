@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import furniture as fu
-from . import lights, meshes
+from . import lights, markings, meshes
 from .materials import Materials
 from .meshes import Shape, box, moved, quad, rod
 from .outdoors import tree
@@ -226,6 +226,8 @@ def _wall_kinds(style: str) -> list[str]:
 def _shell(rng: Rng, materials: Materials, room: Room, style: str) -> bool:
     """Floor, ceiling, walls, skirting, wainscot, beams, slopes. True if the roof shows the sky."""
     (x0, y0), (x1, y1), h = room.low, room.high, room.height
+    if materials.extended and rng.random() < (0.5 if style in ("industrial", "store") else 0.12):
+        markings.add(rng, materials, room.low, room.high, rng.uniform(0.5, 3.0))
     kinds = _wall_kinds(style)
     main = materials.any(*kinds)
     accent = materials.any(*kinds)
@@ -417,6 +419,9 @@ def _fill_openings(rng: Rng, materials: Materials, room: Room) -> int:
     frame = materials.any("lacquer", "wood", "varnish", "painted_metal", "ceiling", "metal")
     bars = rng.integers(0, 4, 2)
     curtains = rng.random() < 0.4
+    # Before a bright window, cloth that lets light through is easily taken for the sky.
+    drawn = rng.random() < 0.3 if materials.extended else False
+    blinds = rng.random() < 0.2 if materials.extended and not drawn else False
     cloth_seed = rng.integers(1 << 30)
     count = 0
     for wall in room.walls:
@@ -447,6 +452,13 @@ def _fill_openings(rng: Rng, materials: Materials, room: Room) -> int:
                     (opening.left + opening.right) / 2, -0.1, (opening.low + opening.high) / 2
                 )
                 lights.portal(centre, (*wall.inward, 0.0), w, h)
+                if drawn:
+                    _sheer(rng, materials, room, wall, opening)
+                if blinds and rng.random() < 0.8:
+                    blind = fu.blind(rng, w - 2 * t, h - t)
+                    meshes.add(
+                        moved(blind, (0, -0.03, 0)), fu.resolve(blind, materials), middle, wall.yaw
+                    )
                 if curtains:
                     same = np.random.default_rng(cloth_seed)
                     top, drop = min(room.height - 0.05, opening.high + 0.15), rng.random() < 0.75
@@ -493,6 +505,23 @@ def _fill_openings(rng: Rng, materials: Materials, room: Room) -> int:
                 low, high = np.minimum(p, q), np.maximum(p, q)
                 room.taken.append((low[0], low[1], high[0], high[1]))
     return count
+
+
+def _sheer(rng: Rng, materials: Materials, room: Room, wall: Wall, opening: Opening) -> None:
+    """A sheer curtain drawn over a window, all of it or one side, down to the floor or the sill."""
+    top = min(room.height - 0.04, opening.high + rng.uniform(0.05, 0.3))
+    base = 0.02 if rng.random() < 0.7 or opening.low < 0.3 else opening.low - 0.1
+    left, right = max(0.02, opening.left - 0.15), min(wall.length - 0.02, opening.right + 0.15)
+    if rng.random() < 0.25:
+        part = (right - left) * rng.uniform(0.4, 0.8)
+        left, right = (left, left + part) if rng.random() < 0.5 else (right - part, right)
+    cloth = fu.curtain(rng, right - left, top - base, "sheer")
+    meshes.add(
+        cloth,
+        {part.slot: materials.shared("sheer") for part in cloth},
+        wall.point((left + right) / 2, 0.02, base),
+        wall.yaw,
+    )
 
 
 def _neighbour(rng: Rng, materials: Materials, room: Room, wall: Wall, opening: Opening) -> None:
@@ -808,6 +837,8 @@ def _furnish(rng: Rng, materials: Materials, room: Room, style: str) -> None:
         lambda: fu.shelf(rng, h=rng.uniform(0.7, 1.6)),
         lambda: _laden(rng, fu.cabinet(rng, h=rng.uniform(0.6, 1.0))),
     ]
+    if materials.extended and style == "bedroom" and rng.random() < 0.6:
+        _anywhere(rng, materials, room, stock("bed", fu.bed), near=0.2)
     for _ in range(int(rng.integers(0, 4))):
         _anywhere(rng, materials, room, close[rng.integers(len(close))](), near=0.25)
     for k in range(min(18, int(4 + fill * area / 2.8))):
