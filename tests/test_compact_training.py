@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from blender_omnix.engines.compact.engine import CompactEngine
 from blender_omnix.engines.compact.network import CompactNetwork
-from blender_omnix.panorama import frames
+from blender_omnix.panorama import frames, tonemap
 from training import augment, export, losses, metrics
 from training.dataset import Scenes, halve, read, relight, sample
 from training.evaluate import (
@@ -162,6 +162,45 @@ def test_photographs_are_pictures(scene, seed):
     picture = augment.photograph(linear, np.random.default_rng(seed))
     assert picture.shape == linear.shape and picture.dtype == np.float32
     assert picture.min() >= 0 and picture.max() <= 1 and picture.std() > 0.02
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_new_paint_changes_picture_and_albedo_alike(scene, seed):
+    """Matt surfaces alone, by one factor, to believable values; light and sky stay."""
+    truth = scene.sizes[HEIGHT]
+    shape = (*truth.valid.shape, 1)
+    maps = {
+        "albedo": truth.albedo.astype(np.float32) / 255,
+        "normal": truth.normal.astype(np.float32),
+        "log_depth": truth.log_depth[..., None],
+        "roughness": np.full(shape, 0.7, np.float32),
+        "metallic": np.zeros(shape, np.float32),
+        "valid": truth.valid[..., None].astype(np.float32),
+    }
+    maps["roughness"][:, :40], maps["metallic"][:, 40:80] = 0.05, 1.0
+    linear = truth.radiance[1].astype(np.float32)
+    picture, albedo = augment.repaint(linear, maps, np.random.default_rng(seed))
+    before = tonemap.srgb_decode(np.maximum(maps["albedo"], 0.02))
+    change = tonemap.srgb_decode(albedo) / before
+    painted = np.abs(change - 1).max(-1) > 0.01
+    assert 0.01 < painted.mean() < 1.0
+    assert not painted[:, :80].any() and not painted[~truth.valid].any()
+    np.testing.assert_allclose(picture, linear * change, rtol=0.01, atol=1e-4)
+    assert tonemap.srgb_decode(albedo)[painted].min() > 0.01
+    assert tonemap.srgb_decode(albedo)[painted].max() < 0.9
+
+
+def test_patterns_lie_on_the_surfaces_and_fade_where_a_pixel_is_larger():
+    depth, normal = box_maps(BOX, HEIGHT)
+    points = frames.directions(HEIGHT, 2 * HEIGHT) * depth[..., None]
+    for seed in range(8):
+        fine, coarse = (
+            augment._pattern(points, normal, np.full_like(depth, size), np.random.default_rng(seed))
+            for size in (1e-4, 50.0)
+        )
+        assert fine.shape == depth.shape and fine.min() >= 0 and fine.max() <= 1
+        assert fine.std() > 0.02
+        assert coarse.std() < 1e-6
 
 
 @pytest.mark.parametrize("seed", range(6))

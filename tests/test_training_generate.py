@@ -207,6 +207,46 @@ def test_every_material_kind_has_swatches_in_every_split():
                 assert any(assets.swatches(sheet, split) for sheet in kind.sheets), (name, split)
 
 
+@pytest.mark.blender
+@pytest.mark.parametrize("seed", range(6))
+def test_markings_are_flat_parts_of_the_ground_within_their_bounds(seed):
+    bpy = pytest.importorskip("bpy")
+    from training.scenes import markings, meshes
+    from training.scenes.materials import Materials
+
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    rng = np.random.default_rng(seed)
+    low, high = np.array([-3.0, -2.0]), np.array([4.0, 5.0])
+    markings.add(rng, Materials(rng, "train"), low, high, 1.5)
+    items = list(bpy.data.objects)
+    assert items
+    for item in items:
+        assert item.pass_index == meshes.SHELL
+        points = np.array([item.matrix_world @ v.co for v in item.data.vertices])
+        assert (points[:, :2] >= low - 1e-5).all() and (points[:, :2] <= high + 1e-5).all()
+        assert points[:, 2].min() > 0 and points[:, 2].max() < 0.02
+
+
+@pytest.mark.blender
+def test_light_passes_through_a_sheer_curtain():
+    pytest.importorskip("bpy")
+    from training import render
+    from training.scenes import furniture, lights, meshes
+    from training.scenes.materials import Materials
+
+    rng = np.random.default_rng(0)
+    radiance = {}
+    for cloth in ("sheer", "linen"):
+        render.prepare(lights.GROUPS, WIDTH)
+        materials = Materials(rng, "train")
+        shape = meshes.moved(furniture.curtain(rng, 4.0, 4.0, cloth), (0, 0, -2.0))
+        meshes.add(shape, {part.slot: materials.new(cloth) for part in shape}, (0, 1.0, 0))
+        lights.bulb((0.0, 3.0, 0.0), 200.0, "lamps", 0.2)
+        maps = render.render(("lamps",), render.camera(0.0), 8)
+        radiance[cloth] = maps["lamps"][maps["depth"] > 0].mean()
+    assert radiance["sheer"] > 5 * radiance["linen"]
+
+
 def test_conditions_cover_day_and_night():
     pytest.importorskip("bpy")
     from training.scenes.lights import conditions

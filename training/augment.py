@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What stands between a rendered scene and a photographed panorama.
 
-``photograph`` changes the picture only; ``turn`` turns and mirrors picture and maps alike.
+``repaint`` changes colours of surfaces, ``photograph`` the picture only; ``turn`` turns and mirrors
+picture and maps alike.
 Pictures are (H, W, 3) float32; linear before the tone curve, sRGB-encoded in 0..1 after it.
 """
 
@@ -12,7 +13,88 @@ import io
 import numpy as np
 from PIL import Image
 
-from blender_omnix.panorama import tonemap
+from blender_omnix.panorama import frames, tonemap
+
+# Albedo (linear) of a surface that is painted anew: nothing real is blacker or whiter.
+PAINT = (0.012, 0.88)
+
+
+def repaint(
+    linear: np.ndarray, maps: dict[str, np.ndarray], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Paints a few surfaces anew, plainly or with a pattern; returns picture and albedo.
+
+    ``linear`` (H, W, 3); ``maps`` as in ``dataset.sample``: albedo, sRGB-encoded, normal in the
+    gravity frame, log_depth, roughness, metallic and valid. What is painted is what has about one
+    colour, or all that faces one way; patterns lie on the surfaces, whose relief they have nothing
+    to do with. Picture and albedo change by the same factor: exact for matt surfaces but for the
+    light that they throw on others. Metal and mirrors keep their colour.
+    """
+    base = tonemap.srgb_decode(np.maximum(maps["albedo"], 0.02))
+    height, width = base.shape[:2]
+    rays = frames.directions(height, width)
+    depth = np.exp(maps["log_depth"])
+    facing = np.einsum("hwji,hwj->hwi", frames.gravity_basis(height, width), maps["normal"])
+    matt = np.clip(maps["roughness"] / 0.2 - 0.5, 0.0, 1.0) * (1.0 - maps["metallic"])
+    matt = matt * maps["valid"]
+    painted = base
+    for _ in range(int(rng.integers(1, 5))):
+        row = int(np.arccos(rng.uniform(-1.0, 1.0)) / np.pi * height * 0.999)
+        spot = (row, int(rng.integers(width)))
+        alike = np.abs(np.log(painted / painted[spot])).max(-1) < rng.uniform(0.15, 0.7)
+        parallel = (facing * facing[spot]).sum(-1) > 0.9
+        where = [alike, parallel, alike & parallel][rng.integers(3)] & (maps["valid"][..., 0] > 0)
+        if not where.any():
+            continue
+        mean = painted[where].mean(0)
+        colours = _paint(rng) if rng.random() < 0.7 else mean * np.exp(rng.normal(0.0, 0.7, 3))
+        paint = np.broadcast_to(colours, base.shape)
+        if rng.random() < 0.5:
+            share = _pattern(rays * depth, facing, depth[..., 0] * np.pi / height, rng)[..., None]
+            paint = paint * share + (mean if rng.random() < 0.5 else _paint(rng)) * (1.0 - share)
+        # The old texture stays, unless new paint covers it.
+        relief = painted / mean if rng.random() < 0.7 else 1.0
+        painted = np.where(where[..., None], np.clip(paint * relief, *PAINT), painted)
+    factor = 1.0 + matt * (painted / base - 1.0)
+    return (linear * factor).astype(np.float32), tonemap.srgb_encode(base * factor)
+
+
+def _paint(rng: np.random.Generator) -> np.ndarray:
+    """A linear colour, greys and pale ones more often than bright ones."""
+    grey = np.exp(rng.uniform(np.log(0.03), np.log(0.85)))
+    return np.clip(grey * np.exp(rng.normal(0.0, rng.choice([0.05, 0.15, 0.45]), 3)), *PAINT)
+
+
+def _pattern(
+    points: np.ndarray, facing: np.ndarray, pixel: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """A pattern in 0..1, (H, W), on the surfaces through ``points`` (H, W, 3): stripes, checks,
+    rings or blotches, blurred to their mean where a pixel, of the size ``pixel``, is larger."""
+    across = np.abs(facing).argmax(-1)[..., None]
+    # Two coordinates along the surface: the axes that its normal is not nearest to.
+    u = np.where(across == 0, points[..., 1:2], points[..., 0:1])[..., 0]
+    v = np.where(across == 2, points[..., 1:2], points[..., 2:3])[..., 0]
+    turn, period = rng.uniform(0.0, np.pi), np.exp(rng.uniform(np.log(0.06), np.log(2.0)))
+    origin = rng.uniform(-2.0, 2.0, 2)
+    u, v = u - origin[0], v - origin[1]
+    u, v = u * np.cos(turn) + v * np.sin(turn), v * np.cos(turn) - u * np.sin(turn)
+    first, second = 2 * np.pi * u / period, 2 * np.pi * v / period
+    style = rng.integers(4)
+    if style == 0:
+        wave = np.sin(first)
+    elif style == 1:
+        wave = np.sin(first) * np.sin(second)
+    elif style == 2:
+        wave = np.sin(np.hypot(first, second))
+    else:
+        wave = np.zeros_like(u)
+        for _ in range(6):
+            a, b = rng.normal(0.0, 0.7, 2)
+            wave += np.sin(a * first + b * second + rng.uniform(0, 6)) / 2
+    level = rng.uniform(-0.8, 0.8)
+    sharp = np.clip((wave - level) * rng.choice([1.0, 8.0]) + 0.5, 0.0, 1.0)
+    seen = np.clip(period / pixel / 3.0 - 0.5, 0.0, 1.0)
+    return sharp * seen + sharp.mean() * (1.0 - seen)
 
 
 def photograph(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -19,6 +19,7 @@ from . import augment
 from .generate import data_folder
 
 HEIGHT = 128  # of the scene files
+REPAINTED = 0.4  # share of examples whose surfaces get other colours
 
 
 @dataclass
@@ -158,11 +159,11 @@ def under(scene: Scene, light: int) -> np.ndarray:
 
 
 def sample(scene: Scene, height: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """One training example, (C, H, W) float32 each, relit, photographed, rolled and mirrored."""
+    """One training example, (C, H, W) float32 each: relit, at times painted anew, photographed,
+    rolled and mirrored."""
     truth = scene.sizes[height]
-    picture = augment.photograph(relight(truth.radiance, scene.lights, rng), rng)
+    linear = relight(truth.radiance, scene.lights, rng)
     example = {
-        "panorama": picture,
         "albedo": truth.albedo.astype(np.float32) / 255,
         "normal": truth.normal.astype(np.float32),
         "log_depth": truth.log_depth[..., None].astype(np.float32),
@@ -171,5 +172,8 @@ def sample(scene: Scene, height: int, rng: np.random.Generator) -> dict[str, np.
         "valid": truth.valid[..., None].astype(np.float32),
         "object": truth.object[..., None].astype(np.float32),
     }
+    if rng.random() < REPAINTED:
+        linear, example["albedo"] = augment.repaint(linear, example, rng)
+    example["panorama"] = augment.photograph(linear, rng)
     example = augment.turn(example, rng)
     return {name: np.ascontiguousarray(v.transpose(2, 0, 1)) for name, v in example.items()}
