@@ -130,6 +130,20 @@ def test_a_map_that_the_card_calls_constant_is_one_and_says_so(copied):
     assert engine.warnings(("roughness",)) == []
 
 
+def test_metal_is_raised_and_sharpened_as_the_card_says(copied):
+    def metal(**calibration):
+        card = json.loads((copied / CARD).read_text())
+        card |= {"constants": {}, "metal": calibration}
+        (copied / CARD).write_text(json.dumps(card))
+        engine = CompactEngine(copied)
+        engine.load(silent)
+        share = engine.predict(probe(128), ("metallic",), silent, never)["metallic"]
+        return np.log(share / (1 - share))
+
+    plain, changed = metal(raised=0.0, gain=1.0), metal(raised=3.0, gain=2.0)
+    np.testing.assert_allclose(changed, 2 * (plain + 3), atol=0.02)
+
+
 @pytest.mark.parametrize("name", ["albedo", "depth"])
 def test_no_seam_at_the_edges(prediction, name):
     value = np.atleast_3d(prediction[name])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -318,18 +319,41 @@ def test_training_lowers_the_loss_and_resumes(folder, tmp_path):
     assert all(p.isfinite().all() for p in average.parameters())
 
 
-def test_export_takes_the_weight_of_metal_back():
-    torch.manual_seed(0)
-    model = Model().eval()
-    panorama = torch.rand(1, 3, 32, 64)
-    with torch.inference_mode():
-        before = model(panorama)
-    export.unbias_metal(model)
-    with torch.inference_mode():
-        after = model(panorama)
-    odds = (after["metallic"] - before["metallic"]).exp()
-    torch.testing.assert_close(odds, torch.full_like(odds, 1 / (1 + losses.METAL_WEIGHT)))
-    torch.testing.assert_close(after["roughness"], before["roughness"])
+@pytest.mark.parametrize("confusion", [0.5, 2.0])
+def test_metal_is_raised_while_it_stays_nearer_to_the_truth_than_none(scene, confusion):
+    """Of scores that tell metal from the rest with overlap, that start too low."""
+    truth = truth_of(scene)
+    rng = np.random.default_rng(0)
+    truth["metallic"] = (rng.random(truth["valid"].shape) < 0.1).astype(np.float32)
+    area = metrics.area(truth["valid"])
+    logit = rng.normal(6.0 * truth["metallic"] - 4.5, confusion)
+
+    def predict(_picture, _scene):
+        return {"metallic": 1 / (1 + np.exp(-logit))}
+
+    def outcome(raised):
+        found = (logit + raised > 0).astype(np.float32)
+        error = metrics.average(np.abs(found - truth["metallic"]), area)
+        return metrics.metal_f1(found, truth["metallic"], area), error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "truth_of", lambda _scene: truth)
+        raised = export.calibrate_metal(predict, [scene])
+    score, error = outcome(raised)
+    none = metrics.average(truth["metallic"], area)
+    unbiased = -math.log(1.0 + losses.METAL_WEIGHT)
+    assert error < none
+    for other in unbiased + export.RAISES:
+        assert outcome(other)[0] <= score or outcome(other)[1] >= none
+    assert outcome(unbiased)[0] < score
+
+
+def test_hopeless_metal_is_left_a_probability(scene):
+    def predict(_picture, _scene):
+        return {"metallic": np.full((HEIGHT, 2 * HEIGHT), 0.99)}
+
+    raised = export.calibrate_metal(predict, [scene])
+    assert raised == pytest.approx(-math.log(1.0 + losses.METAL_WEIGHT))
 
 
 def test_a_map_no_better_than_a_constant_is_entered_as_one(scene):

@@ -35,6 +35,7 @@ _TASK_OF = {
     "metallic": "pbr",
     "depth": "depth",
 }
+UNCALIBRATED = {"raised": 0.0, "gain": 1.0}  # of the metal logit
 _GRAZING = 0.02  # least cosine between a normal and the direction to the viewer
 
 
@@ -54,6 +55,7 @@ class CompactEngine:
         self.height = 0
         self._adapters: list[dict[str, Any]] = []
         self._constants: dict[str, float] = {}
+        self._metal = UNCALIBRATED
 
     def load(self, progress: Callable[[str, float], None]) -> None:
         """Read and verify the weights, inject the adapters and measure what each one does.
@@ -77,6 +79,8 @@ class CompactEngine:
         require(measured)
         self._adapters = [report.entry(task, injected[task], measured[task]) for task in TASKS]
         self._constants = card.get("constants", {})
+        # What the training's export found best, on the validation scenes, to do with the logit.
+        self._metal = card.get("metal", UNCALIBRATED)
         self.network = network
         self.height = card["height"]
         progress("Loading Compact", 1.0)
@@ -129,7 +133,11 @@ class CompactEngine:
                 if features is None:
                     features = self.network.encode(seen)
                 activate(self.network, task)
-                result |= finish(self.network.decode(features, task, seen))
+                decoded = self.network.decode(features, task, seen)
+                if "metallic" in decoded:
+                    raised = decoded["metallic"] + self._metal["raised"]
+                    decoded["metallic"] = self._metal["gain"] * raised
+                result |= finish(decoded)
         if "normal" in result:
             result["normal"] = planes.snap_normals(result["normal"], result["depth"], result["sky"])
         for name in self._constants.keys() & result.keys():
