@@ -255,3 +255,46 @@ def test_a_round_thing_has_a_back_and_a_flat_one_has_none():
     board = geometry.shell(grid(made), JUMP, 1 / 16)
     assert (board.layer == geometry.BACKGROUND).any()
     assert not (board.layer == geometry.BACK).any()
+
+
+def test_walls_that_reach_below_the_floor_end_on_it():
+    exact = grid(box_room.room(256, block=False), 512)
+    upright = np.abs(exact.normal[..., 2]) < 0.5
+    off = geometry.Grid(exact.rays, exact.depth * np.where(upright, 1.04, 1.0), exact.normal)
+
+    def below_floor(cells: geometry.Grid) -> np.ndarray:
+        return upright & (cells.rays[..., 2] * cells.depth < box_room.ROOM[0][2] - 0.005)
+
+    met = geometry.meet(off, JUMP)
+    # What is left lies in the four corners, where three surfaces meet.
+    assert below_floor(met).sum() < 0.05 * below_floor(off).sum()
+    high = upright & (np.abs(exact.rays[..., 2]) < 0.2)
+    np.testing.assert_array_equal(met.depth[high], off.depth[high])
+    assert (met.depth[~upright] != off.depth[~upright]).mean() < 1e-3
+    assert (met.depth <= off.depth).all() and (met.depth > off.depth / (1 + JUMP)).all()
+
+
+def test_a_step_larger_than_a_jump_is_no_trench():
+    exact = grid(box_room.room(256, block=False), 512)
+    upright = np.abs(exact.normal[..., 2]) < 0.5
+    off = geometry.Grid(exact.rays, exact.depth * np.where(upright, 1.3, 1.0), exact.normal)
+    foot = upright & (exact.rays[..., 2] < 0)
+    moved = np.abs(geometry.meet(off, JUMP).depth[foot] / off.depth[foot] - 1) > 1e-6
+    assert moved.mean() < 0.02
+
+
+@pytest.mark.parametrize("block", [False, True])
+def test_surfaces_that_meet_stay_where_they_are(block):
+    """A room with inner corners, and a block with outer ones that stands in front of a wall."""
+    cells = grid(box_room.room(256, block=block), 512)
+    met = geometry.meet(cells, JUMP)
+    np.testing.assert_allclose(met.depth, cells.depth, rtol=5e-3)
+    assert (np.abs(met.depth / cells.depth - 1) > 1e-3).mean() < 0.005
+
+
+def test_a_shallow_recess_stays_open():
+    cells = grid(box_room.room(256, block=False), 512)
+    azimuth, elevation = cells.rays[..., 1], cells.rays[..., 2]
+    ahead = (cells.normal[..., 0] < -0.5) & (np.abs(azimuth) < 0.1) & (np.abs(elevation) < 0.1)
+    recess = geometry.Grid(cells.rays, cells.depth * np.where(ahead, 1.03, 1.0), cells.normal)
+    np.testing.assert_allclose(geometry.meet(recess, JUMP).depth, recess.depth, rtol=2e-3)

@@ -590,7 +590,7 @@ def _cut(textures: Mapping[str, bpy.types.Image], settings: Settings) -> _Cut:
     grid = geometry.reduce(depth, normal, settings.detail)
     if settings.smooth and "normal" in textures:
         smoothed = smooth.plane_guided(grid.depth, grid.normal, rounds=settings.smooth)
-        grid = replace(grid, depth=smoothed)
+        grid = geometry.meet(replace(grid, depth=smoothed), settings.jump)
     shell = geometry.shell(grid, settings.jump, settings.fill)
     closed = settings.enclosed == "YES" or (
         settings.enclosed == "AUTO" and geometry.is_enclosed(grid)
