@@ -137,11 +137,12 @@ def test_metal_is_raised_and_sharpened_as_the_card_says(copied):
         (copied / CARD).write_text(json.dumps(card))
         engine = CompactEngine(copied)
         engine.load(silent)
-        share = engine.predict(probe(128), ("metallic",), silent, never)["metallic"]
-        return np.log(share / (1 - share))
+        return engine.predict(probe(128), ("metallic",), silent, never)["metallic"]
 
-    plain, changed = metal(raised=0.0, gain=1.0), metal(raised=3.0, gain=2.0)
-    np.testing.assert_allclose(changed, 2 * (plain + 3), atol=0.02)
+    plain, changed = metal(raised=0.0, gain=1.0), metal(raised=-2.0, gain=0.5)
+    logit = np.log(plain / (1 - np.minimum(plain, 1 - 1e-6)))
+    np.testing.assert_allclose(changed, 1 / (1 + np.exp(1 - logit / 2)), atol=2e-3)
+    assert np.abs(changed - plain).max() > 0.05
 
 
 @pytest.mark.parametrize("name", ["albedo", "depth"])
