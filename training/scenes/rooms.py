@@ -420,8 +420,8 @@ def _fill_openings(rng: Rng, materials: Materials, room: Room) -> int:
     bars = rng.integers(0, 4, 2)
     curtains = rng.random() < 0.4
     # Before a bright window, cloth that lets light through is easily taken for the sky.
-    drawn = rng.random() < 0.3 if materials.extended else False
-    blinds = rng.random() < 0.2 if materials.extended and not drawn else False
+    drawn = materials.extended and rng.random() < 0.3
+    blinds = materials.extended and not drawn and rng.random() < 0.2
     cloth_seed = rng.integers(1 << 30)
     count = 0
     for wall in room.walls:

@@ -35,7 +35,7 @@ _TASK_OF = {
     "metallic": "pbr",
     "depth": "depth",
 }
-UNCALIBRATED = {"raised": 0.0, "gain": 1.0}  # of the metal logit
+_UNCALIBRATED = {"raised": 0.0, "gain": 1.0}  # of the metal logit
 _GRAZING = 0.02  # least cosine between a normal and the direction to the viewer
 
 
@@ -55,7 +55,7 @@ class CompactEngine:
         self.height = 0
         self._adapters: list[dict[str, Any]] = []
         self._constants: dict[str, float] = {}
-        self._metal = UNCALIBRATED
+        self._metal = _UNCALIBRATED
 
     def load(self, progress: Callable[[str, float], None]) -> None:
         """Read and verify the weights, inject the adapters and measure what each one does.
@@ -80,7 +80,7 @@ class CompactEngine:
         self._adapters = [report.entry(task, injected[task], measured[task]) for task in TASKS]
         self._constants = card.get("constants", {})
         # What the training's export found best, on the validation scenes, to do with the logit.
-        self._metal = card.get("metal", UNCALIBRATED)
+        self._metal = card.get("metal", _UNCALIBRATED)
         self.network = network
         self.height = card["height"]
         progress("Loading Compact", 1.0)

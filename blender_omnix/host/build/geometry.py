@@ -194,7 +194,8 @@ def meet(grid: Grid, jump: float) -> Grid:
     planes = _planes(grid, margins)
     reach = np.arange(1, 1 + max(2, columns // _TRENCH))
     for step, joined in (((0, 1), right), ((0, -1), right), ((1, 0), down), ((-1, 0), down)):
-        # A row of cells in one direction from each margin whose neighbour lies behind its plane.
+        # A row of cells in one direction from each margin whose neighbour lies behind its plane:
+        # one cell of all rows first, which leaves few of them.
         start, plane = margins, planes
         for ahead in (reach[:1], reach):
             cells, inside = _walk(start, step, ahead, grid.shape)
@@ -203,6 +204,8 @@ def meet(grid: Grid, jump: float) -> Grid:
             use = behind[:, 0]
             start, plane = start[use], plane[use]
         cells, inside, there, behind = cells[use], inside[use], there[use], behind[use]
+        # A join belongs to the cell on its left or above it: on the way right or down to the cell
+        # before, on the way left or up to the cell itself.
         links, _ = _walk(start, step, reach - (min(step) == 0), grid.shape)
         links = np.minimum(links, joined.size - 1)
         whole = np.logical_and.accumulate(inside & joined.ravel()[links], axis=1)
