@@ -35,6 +35,7 @@ from blender_omnix.engines.compact.network import TASKS, CompactNetwork
 
 from . import lora, losses
 from .dataset import HEIGHT, Scene, Scenes, sample
+from .muon import Muon
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Recipe:
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.02
     warm_up: int = 200  # steps
-    cool_down: float = 0.35  # fraction of the run, at its end
+    cool_down: float = 0.6  # fraction of the run, at its end
     average: float = 0.995  # decay of the moving average of the weights
 
 
@@ -118,7 +119,7 @@ class Run:
     recipe: Recipe
     model: Model
     average: Model
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
     step: int = 0
     samples: int = 0
     seconds: float = 0.0
@@ -136,22 +137,13 @@ class Run:
             origin = grow(model, grow_from)
         average = Model().to(memory_format=torch.channels_last).requires_grad_(False)
         average.load_state_dict(model.state_dict())
-        decayed = [p for p in model.parameters() if p.ndim > 1]
-        plain = [p for p in model.parameters() if p.ndim <= 1]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": recipe.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
-            ],
-            lr=recipe.learning_rate,
-            betas=(0.9, 0.98),
-        )
-        run = cls(folder, seed, recipe, model, average, optimizer, origin=origin)
+        run = cls(folder, seed, recipe, model, average, optimizers(model, recipe), origin=origin)
         if (folder / "checkpoint.pt").exists():
             state = torch.load(folder / "checkpoint.pt", weights_only=True)
             model.load_state_dict(state["model"])
             average.load_state_dict(state["average"])
-            optimizer.load_state_dict(state["optimizer"])
+            for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
             for name in cls.RESUMED:
                 setattr(run, name, state[name])
         return run
@@ -162,7 +154,7 @@ class Run:
         state = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "recipe": asdict(self.recipe),
         }
         for name in self.RESUMED:
@@ -170,6 +162,25 @@ class Run:
         partial = self.folder / "checkpoint.part"
         torch.save(state, partial)
         os.replace(partial, self.folder / "checkpoint.pt")
+
+
+def optimizers(model: Model, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the convolutions between picture and heads; AdamW for the rest, whose biases and
+    scales do not decay."""
+    inner, outer, plain = [], [], []
+    for name, weight in model.named_parameters():
+        if weight.ndim == 1:
+            plain.append(weight)
+        elif name.startswith(("network.encoder.", "network.decoder.")) and ".stem." not in name:
+            inner.append(weight)
+        else:
+            outer.append(weight)
+    decay = recipe.weight_decay
+    groups = [{"params": outer, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
+    return [
+        Muon(inner, lr=recipe.learning_rate, weight_decay=decay),
+        torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98)),
+    ]
 
 
 def load_average(folder: Path) -> tuple[Model, dict]:
@@ -231,14 +242,12 @@ def train_step(
     run: Run, batch: dict[str, Tensor], progress: float
 ) -> tuple[dict[str, float], float]:
     """One optimiser step; returns the loss of each task and the progress all processes agree on."""
-    run.optimizer.zero_grad(set_to_none=True)
+    run.model.zero_grad(set_to_none=True)
     parts = losses.total(run.model(batch["panorama"]), batch)
     torch.stack(list(parts.values())).sum().backward()
     progress = share(run, progress)
-    for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(run.recipe, run.step, progress)
     nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-    run.optimizer.step()
+    update(run, learning_rate(run.recipe, run.step, progress))
     run.step += 1
     run.samples += len(batch["panorama"]) * processes()
     decay = min(run.recipe.average, run.step / (run.step + 10))
@@ -247,6 +256,14 @@ def train_step(
             list(run.average.parameters()), list(run.model.parameters()), 1.0 - decay
         )
     return {name: float(value.detach()) for name, value in parts.items()}, progress
+
+
+def update(run: Run, rate: float) -> None:
+    """Changes the weights by their gradients."""
+    for optimizer in run.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
 
 
 def train(run: Run, scenes: Scenes, *, minutes: float, steps: int) -> None:
