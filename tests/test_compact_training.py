@@ -22,7 +22,7 @@ from blender_omnix.engines.compact.engine import CompactEngine
 from blender_omnix.engines.compact.network import CompactNetwork
 from blender_omnix.panorama import frames, tonemap
 from training import augment, export, losses, metrics
-from training.dataset import Scenes, halve, read, relight, sample
+from training.dataset import Scenes, read, relight, sample
 from training.evaluate import (
     PACKAGE,
     Compact,
@@ -115,25 +115,25 @@ def perfect(target):
 
 
 def test_normals_of_a_box_in_the_gravity_frame(scene):
-    normal = scene.sizes[HEIGHT].normal.astype(np.float32)
+    normal = scene.truth.normal.astype(np.float32)
     # The floor is up everywhere; the wall straight ahead faces the viewer, outward = -1.
     np.testing.assert_allclose(normal[-1], [[0, 0, 1]] * 2 * HEIGHT, atol=1e-2)
     np.testing.assert_allclose(normal[HEIGHT // 2, HEIGHT], [0, -1, 0], atol=3e-2)
 
 
 def test_depth_counts_in_camera_heights(scene):
-    truth = scene.sizes[HEIGHT]
+    truth = scene.truth
     assert not truth.valid[:20, :30].any()
     assert np.exp(truth.log_depth[-1]).mean() == pytest.approx(1.0, abs=1e-2)
 
 
-def test_halving_ignores_the_sky(scene):
-    half = halve(scene.sizes[HEIGHT])
+def test_halving_ignores_the_sky(scene, folder):
+    half = read(folder / "train" / f"{scene.name}.npz", HEIGHT // 2).truth
     assert half.valid.shape == (HEIGHT // 2, HEIGHT)
     assert not half.valid[:10, :15].any() and half.valid[:10, 16:].all()
     lengths = np.linalg.norm(half.normal.astype(np.float32), axis=-1)
     np.testing.assert_allclose(lengths[half.valid], 1.0, atol=1e-2)
-    full = scene.sizes[HEIGHT]
+    full = scene.truth
     assert half.log_depth[half.valid].min() >= full.log_depth[full.valid].min() - 1e-3
 
 
@@ -148,7 +148,7 @@ def test_new_files_are_picked_up(folder, tmp_path):
 
 
 def test_relighting_is_a_sum_of_components_and_varies(scene):
-    truth = scene.sizes[HEIGHT]
+    truth = scene.truth
     pictures = [relight(truth.radiance, scene.lights, np.random.default_rng(s)) for s in range(6)]
     basis = truth.radiance.astype(np.float32)
     for picture in pictures:
@@ -161,7 +161,7 @@ def test_relighting_is_a_sum_of_components_and_varies(scene):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_photographs_are_pictures(scene, seed):
-    linear = scene.sizes[HEIGHT].radiance[0].astype(np.float32) * 50
+    linear = scene.truth.radiance[0].astype(np.float32) * 50
     picture = augment.photograph(linear, np.random.default_rng(seed))
     assert picture.shape == linear.shape and picture.dtype == np.float32
     assert picture.min() >= 0 and picture.max() <= 1 and picture.std() > 0.02
@@ -170,7 +170,7 @@ def test_photographs_are_pictures(scene, seed):
 @pytest.mark.parametrize("seed", range(6))
 def test_new_paint_changes_picture_and_albedo_alike(scene, seed):
     """Matt surfaces alone, by one factor, to believable values; light and sky stay."""
-    truth = scene.sizes[HEIGHT]
+    truth = scene.truth
     shape = (*truth.valid.shape, 1)
     maps = {
         "albedo": truth.albedo.astype(np.float32) / 255,
@@ -227,14 +227,14 @@ def test_a_turned_example_is_a_turned_room(seed):
 
 
 def test_examples_are_reproducible(scene):
-    first, again = (sample(scene, HEIGHT, np.random.default_rng(5)) for _ in range(2))
+    first, again = (sample(scene, np.random.default_rng(5)) for _ in range(2))
     for name, value in first.items():
         assert value.shape[1:] == (HEIGHT, 2 * HEIGHT)
         np.testing.assert_array_equal(value, again[name])
 
 
 def test_the_truth_beats_a_disturbed_truth_in_every_loss(scene):
-    target = as_batch(sample(scene, HEIGHT, np.random.default_rng(0)))
+    target = as_batch(sample(scene, np.random.default_rng(0)))
     right = perfect(target)
     best = losses.total(right, target)
     generator = torch.Generator().manual_seed(0)
@@ -250,7 +250,7 @@ def test_the_truth_beats_a_disturbed_truth_in_every_loss(scene):
 
 
 def test_aligned_depth_forgives_scale_but_not_shape(scene):
-    target = as_batch(sample(scene, HEIGHT, np.random.default_rng(0)))
+    target = as_batch(sample(scene, np.random.default_rng(0)))
     truth = target["log_depth"]
     scaled = losses.depth(truth + 0.5, target) - losses.depth(truth, target)
     assert scaled == pytest.approx(0.4 * 0.5, abs=0.01)
@@ -258,7 +258,7 @@ def test_aligned_depth_forgives_scale_but_not_shape(scene):
 
 
 def test_losses_leave_the_sky_out(scene):
-    target = as_batch(sample(scene, HEIGHT, np.random.default_rng(0)))
+    target = as_batch(sample(scene, np.random.default_rng(0)))
     right = perfect(target)
     in_sky = {k: torch.where(target["valid"] > 0, v, v + 0.7) for k, v in right.items()}
     for task in ("albedo", "normal", "pbr"):
@@ -521,13 +521,13 @@ def test_two_processes_train_one_model(folder, tmp_path):
     assert (state["step"], state["samples"]) == (2, 4)
 
     run = Run.open(tmp_path / "alone", 0, Recipe(height=64, batch=1))
-    scenes = list(Scenes("train", folder).scenes.values())
+    scenes = list(Scenes("train", folder, height=64).scenes.values())
     for step in range(2):
         parts = []
         for number in range(2):
             rng = np.random.default_rng([0, step, number])
             chosen = rng.choice(len(scenes), 1, replace=False)
-            parts.append(sample(scenes[chosen[0]], 64, rng))
+            parts.append(sample(scenes[chosen[0]], rng))
         run.model.zero_grad()
         for part in parts:
             loss = losses.total(run.model(as_batch(part)["panorama"]), as_batch(part))

@@ -43,16 +43,16 @@ class Truth:
 
 @dataclass
 class Scene:
-    """A scene file in memory, its maps by height: at full and at half size."""
+    """A scene file in memory."""
 
     name: str
     lights: np.ndarray
     meta: dict
-    sizes: dict[int, Truth] = field(repr=False)
+    truth: Truth = field(repr=False)
 
 
-def read(path: Path) -> Scene:
-    """Reads one scene file. See ``training/README.md`` for the layout."""
+def read(path: Path, height: int = HEIGHT) -> Scene:
+    """Reads one scene file, whose layout ``generate.make`` gives, at full or at half size."""
     with np.load(path) as file:
         meta = json.loads(str(file["meta"]))
         depth = file["depth"].astype(np.float32)
@@ -71,7 +71,7 @@ def read(path: Path) -> Scene:
             object=file["object"] & valid,
         )
         lights = file["lights"].astype(np.float32)
-    return Scene(path.stem, lights, meta, {HEIGHT: truth, HEIGHT // 2: halve(truth)})
+    return Scene(path.stem, lights, meta, truth if height == HEIGHT else halve(truth))
 
 
 def halve(truth: Truth) -> Truth:
@@ -110,7 +110,14 @@ def _mean2(values: np.ndarray) -> np.ndarray:
 class Scenes:
     """The scenes of one split; ``refresh`` picks up files rendered since."""
 
-    def __init__(self, split: str, folder: Path | None = None, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        split: str,
+        folder: Path | None = None,
+        limit: int | None = None,
+        height: int = HEIGHT,
+    ) -> None:
+        self.height = height
         self.folder = (folder or data_folder() / "scenes") / split
         self.limit = limit
         self.scenes: dict[str, Scene] = {}
@@ -122,7 +129,7 @@ class Scenes:
         if self.limit is not None:
             new = new[: max(0, self.limit - len(self.scenes))]
         for path in new:
-            self.scenes[path.stem] = read(path)
+            self.scenes[path.stem] = read(path, self.height)
         return len(new)
 
     def __len__(self) -> int:
@@ -154,14 +161,14 @@ def relight(radiance: np.ndarray, lights: np.ndarray, rng: np.random.Generator) 
 
 def under(scene: Scene, light: int) -> np.ndarray:
     """The scene under one of its own conditions, linear (H, W, 3)."""
-    radiance = scene.sizes[HEIGHT].radiance.astype(np.float32)
+    radiance = scene.truth.radiance.astype(np.float32)
     return np.einsum("khwc,kc->hwc", radiance, scene.lights[light % len(scene.lights)])
 
 
-def sample(scene: Scene, height: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def sample(scene: Scene, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """One training example, (C, H, W) float32 each: relit, at times painted anew, photographed,
     rolled and mirrored."""
-    truth = scene.sizes[height]
+    truth = scene.truth
     linear = relight(truth.radiance, scene.lights, rng)
     example = {
         "albedo": truth.albedo.astype(np.float32) / 255,

@@ -37,7 +37,7 @@ from blender_omnix.engines.compact.network import TASKS
 from blender_omnix.extract import Settings, extract
 from blender_omnix.panorama import frames, planes, resample, tonemap
 
-from .dataset import HEIGHT, Scene, read, under
+from .dataset import Scene, read, under
 from .generate import data_folder
 from .metrics import RISING, mean_scores, score
 
@@ -140,7 +140,7 @@ def without_adapters(engine: CompactEngine, picture: np.ndarray) -> Prediction:
 
 def truth_of(scene: Scene) -> dict[str, np.ndarray]:
     """The scene's maps as `metrics.score` takes them."""
-    maps = scene.sizes[HEIGHT]
+    maps = scene.truth
     basis = frames.gravity_basis(*maps.valid.shape)
     return {
         "albedo": maps.albedo.astype(np.float32) / 255,

@@ -229,7 +229,7 @@ def draw(scenes: list[Scene], run: Run) -> dict[str, Tensor]:
     rng = np.random.default_rng([run.seed, run.step, rank()])
     count = run.recipe.batch
     chosen = rng.choice(len(scenes), count, replace=count > len(scenes))
-    examples = [sample(scenes[i], run.recipe.height, rng) for i in chosen]
+    examples = [sample(scenes[i], rng) for i in chosen]
     return {
         name: torch.from_numpy(np.stack([e[name] for e in examples])).contiguous(
             memory_format=torch.channels_last
@@ -346,7 +346,7 @@ def work(number: int, options: argparse.Namespace, meeting: Path | None) -> None
         distributed.init_process_group(
             "gloo", f"file://{meeting}", rank=number, world_size=options.processes
         )
-    scenes = Scenes("train", options.scenes, options.limit)
+    scenes = Scenes("train", options.scenes, options.limit, options.height)
     recipe = Recipe(height=options.height, batch=options.batch, learning_rate=options.rate)
     run = Run.open(options.out, options.seed, recipe, options.grow)
     train(run, scenes, minutes=options.minutes, steps=options.steps)
