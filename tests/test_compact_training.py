@@ -257,6 +257,12 @@ def test_aligned_depth_forgives_scale_but_not_shape(scene):
     assert losses.depth(0.5 * truth, target) > losses.depth(truth, target) + 0.2
 
 
+def test_relative_depth_is_the_error_that_is_scored():
+    error = torch.tensor([-3.0, -0.5, 0.0, 0.5, 1.0])
+    torch.testing.assert_close(losses.relative(error), (error.exp() - 1).abs())
+    assert losses.relative(torch.tensor(3.0)) == pytest.approx(math.e - 1 + 2 * math.e)
+
+
 def test_losses_leave_the_sky_out(scene):
     target = as_batch(sample(scene, np.random.default_rng(0)))
     right = perfect(target)

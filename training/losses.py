@@ -75,11 +75,12 @@ def chord(a: Tensor, b: Tensor) -> Tensor:
 
 
 def depth(predicted: Tensor, target: dict[str, Tensor]) -> Tensor:
-    """Log depth: absolute in camera heights, aligned at the median, gradients, normals."""
+    """Log depth: absolute in camera heights, relative once aligned at the median, gradients,
+    normals."""
     weight = weights(target)
     error = predicted - target["log_depth"]
     aligned = error - _median(error.detach(), target["valid"])
-    loss = 0.4 * mean(error.abs(), weight) + 0.6 * mean(aligned.abs(), weight)
+    loss = 0.4 * mean(error.abs(), weight) + 0.6 * mean(relative(aligned), weight)
     for scale in (1, 2, 4):
         if scale > 1:
             pooled = F.avg_pool2d(weight, 2)
@@ -87,6 +88,13 @@ def depth(predicted: Tensor, target: dict[str, Tensor]) -> Tensor:
             weight = pooled
         loss = loss + 0.5 * gradient(error, weight)
     return loss + 0.3 * shape(predicted, target)
+
+
+def relative(log_error: Tensor) -> Tensor:
+    """Relative error of a depth whose logarithm is off by `log_error`; beyond e it grows like the
+    logarithm. Too far costs more than too near: where it is unsure of a thing before a wall, the
+    nearer answer is the better one."""
+    return torch.expm1(log_error.clamp(max=1.0)).abs() + math.e * (log_error - 1.0).clamp(min=0.0)
 
 
 def shape(log_depth: Tensor, target: dict[str, Tensor]) -> Tensor:
