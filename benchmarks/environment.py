@@ -152,7 +152,7 @@ class Trial:
         truth_seams = seams.seam_error(self.truth["same"])
         for name in build_seams:
             self.scores[f"{name} of relit / truth"] = build_seams[name] / truth_seams[name]
-        place.remove(bpy.context, "true")
+        place.remove(bpy.context, collection)
 
     def _predicted_place(self, folder: Path) -> None:
         panorama = folder / "panorama.exr"
@@ -162,7 +162,7 @@ class Trial:
         subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
         collection = self._place(folder / "predicted", "predicted")
         self._score_all(collection, "predicted")
-        place.remove(bpy.context, "predicted")
+        place.remove(bpy.context, collection)
 
     def _flat_sphere(self, folder: Path) -> None:
         depth = self.maps["depth"]
@@ -187,7 +187,7 @@ class Trial:
             glowing = _best_gains(self.truth["same"], self.truth["sun"])
             self.scores["sun flat"] = psnr(glowing, self.truth["sun"])
         self._original_light()
-        place.remove(bpy.context, "flat")
+        place.remove(bpy.context, collection)
 
     def _build(self, folder: Path, known: dict, **settings) -> bpy.types.Collection:
         maps.save(folder, known, {"engine": "known"})

@@ -460,7 +460,7 @@ def test_removing_leaves_the_file_as_it_was(blender, build, room_folder):
     mine.location = (1.0, 2.0, 0.5)
     blender.context.view_layer.update()
     collection.objects["OmniX room"].name = "renamed"
-    build.remove(blender.context, "room")
+    build.remove(blender.context, build.find("room"))
     after = everything(blender)
     assert after.pop("objects") == before.pop("objects") | {"mine"}
     assert after == before
@@ -510,7 +510,7 @@ def test_what_was_deleted_comes_back_and_leaves_nothing_behind(blender, build, r
     build.place.rebuild(collection, enclosed="NO")
     assert not any("Hull" in item.name for item in blender.data.meshes)
     delete(blender, build.place.part(collection, "surface"))
-    build.remove(blender.context, "room")
+    build.remove(blender.context, build.find("room"))
     assert everything(blender) == empty
 
 
@@ -550,7 +550,7 @@ def test_the_users_own_outlives_what_it_hung_on(blender, build, room_folder, del
     # Half a metre above the viewpoint, where it was.
     assert mine.matrix_world.translation[:] == pytest.approx((1.0, 2.0, 2.1))
     twin.data = build.place.part(collection, "surface").data
-    build.remove(blender.context, "room")
+    build.remove(blender.context, build.find("room"))
     assert {item.name for item in blender.data.objects} == {"twin", "mine"}
     assert len(twin.data.polygons) > 0
     assert "unused" in blender.data.meshes
@@ -589,7 +589,7 @@ def test_two_places_live_side_by_side(blender, build, room_folder):
     assert [place.viewpoint(item).translation.z for item in (first, second)] == pytest.approx(
         [3.2, 1.6]
     )
-    build.remove(blender.context, "one")
+    build.remove(blender.context, build.find("one"))
     assert [item.name for item in build.places()] == ["OmniX two"]
     assert all(item.data.materials[0] for item in second.objects if item.type == "MESH")
 
@@ -808,3 +808,152 @@ def test_the_stand_in_follows_its_sliders_and_applies_them(blender, build, room_
     assert build.place.settings_of(collection).detail == 64
     assert build.place.settings_of(collection).jump == pytest.approx(0.5)
     assert not surface.hide_viewport
+
+
+def vertices(build, collection) -> np.ndarray:
+    data = build.place.part(collection, "surface").data
+    values = np.empty(3 * len(data.vertices), np.float32)
+    data.vertices.foreach_get("co", values)
+    return values
+
+
+def write_exr(blender, path, values):
+    """Values (H, W) or (H, W, 3), row 0 on top, as they are in a float OpenEXR file."""
+    height, width = values.shape[:2]
+    image = blender.data.images.new(path.stem, width, height, float_buffer=True, is_data=True)
+    rgba = np.ones((height, width, 4), np.float32)
+    rgba[..., :3] = values.reshape(height, width, -1)[::-1]
+    image.pixels.foreach_set(rgba.ravel())
+    image.filepath_raw, image.file_format = str(path), "OPEN_EXR"
+    image.save()
+    blender.data.images.remove(image)
+    return path
+
+
+@pytest.mark.parametrize("beyond", [1e10, np.inf, np.nan])
+def test_a_rendered_depth_pass_is_sky_where_it_hits_nothing(blender, build, tmp_path, beyond):
+    made = box_room.room(64, window=True)
+    box_room.save(tmp_path / "room", made)
+    collection = make(blender, build, tmp_path / "room")
+    wanted = vertices(build, collection)
+    assert build.place.part(collection, "panes") is not None
+    depth = np.where(made["depth"] > 0, made["depth"], np.float32(beyond))
+    own = write_exr(blender, tmp_path / "own.exr", depth)
+    build.place.replace_map(collection, "depth", own)
+    np.testing.assert_allclose(vertices(build, collection), wanted, atol=1e-4)
+
+
+def test_own_files_keep_their_colours(blender, build, room_folder, tmp_path):
+    """A linear albedo is read as such, and comes out encoded in a map set of its own."""
+    collection = make(blender, build, room_folder)
+    linear = np.full((64, 128, 3), 0.25, np.float32)
+    own = write_exr(blender, tmp_path / "baked.exr", linear)
+    build.place.replace_map(collection, "albedo", own)
+    build.place.show_map(collection, "albedo")
+    assert np.median(panorama_of(blender, build, collection)) == pytest.approx(0.25, abs=0.01)
+    build.place.save_maps(collection, tmp_path / "saved")
+    build.place.replace_map(collection, "albedo", tmp_path / "saved" / "albedo.png")
+    assert np.median(panorama_of(blender, build, collection)) == pytest.approx(0.25, abs=0.01)
+    # And the other way round: an encoded picture as the light that surfaces give off.
+    build.place.replace_map(collection, "emission", tmp_path / "saved" / "albedo.png")
+    build.place.show_map(collection, "emission")
+    assert np.median(panorama_of(blender, build, collection)) == pytest.approx(0.25, abs=0.01)
+
+
+def test_what_was_painted_on_a_map_is_saved(blender, build, room_folder, tmp_path):
+    collection = make(blender, build, room_folder)
+    image = build.place.part(collection, "map_roughness")
+    image.pixels.foreach_set(np.full(4 * 128 * 64, 0.25, np.float32))
+    build.place.save_maps(collection, tmp_path / "painted")
+    image.pack()
+    assert not image.is_dirty
+    build.place.save_maps(collection, tmp_path / "packed")
+    for folder in ("painted", "packed"):
+        saved = blender.data.images.load(str(tmp_path / folder / "roughness.png"))
+        assert saved.pixels[0] == pytest.approx(0.25, abs=0.003), folder
+
+
+def test_a_packed_map_can_be_replaced(blender, build, room_folder, tmp_path):
+    collection = make(blender, build, room_folder)
+    build.place.part(collection, "map_depth").pack()
+    near = write_exr(blender, tmp_path / "near.exr", np.full((64, 128), 0.5, np.float32))
+    build.place.replace_map(collection, "depth", near)
+    lengths = np.linalg.norm(vertices(build, collection).reshape(-1, 3), axis=1)
+    assert np.median(lengths) == pytest.approx(0.5, abs=0.05)
+    assert not any(image.packed_file for image in blender.data.images)
+
+
+def test_the_panorama_can_be_replaced_where_it_is_the_original_light(
+    blender, build, room_folder, tmp_path
+):
+    collection = make(blender, build, room_folder, mode="ORIGINAL")
+    assert build.place.source_of(collection) == build.place.part(collection, "map_panorama")
+    build.place.replace_map(collection, "panorama", room_folder / "albedo.png")
+    assert build.place.source_of(collection) == build.place.part(collection, "map_panorama")
+    assert build.place.source_of(collection).filepath.endswith("albedo.png")
+
+
+def test_depth_is_shown_as_its_inverse(blender, build, room_folder):
+    collection = make(blender, build, room_folder)
+    build.place.show_map(collection, "depth")
+    assert build.place.shown_map(collection) == "depth"
+    seen = panorama_of(blender, build, collection)
+    wanted = 1.0 / (1.0 + box_room.room(64)["depth"])
+    assert np.median(np.abs(seen.mean(axis=-1) - wanted)) < 0.02
+
+
+def test_geometry_is_not_cut_under_the_users_hands(blender, build, room_folder):
+    collection = make(blender, build, room_folder)
+    surface = build.place.part(collection, "surface")
+    before, names = vertices(build, collection), everything(blender)
+    blender.context.view_layer.objects.active = surface
+    blender.ops.object.mode_set(mode="EDIT")
+    for change in (
+        lambda: make(blender, build, room_folder),
+        lambda: build.place.rebuild(collection, detail=64),
+        lambda: build.place.replace_map(collection, "depth", room_folder / "depth.exr"),
+    ):
+        with pytest.raises(Exception, match="in Edit Mode; leave that first"):
+            change()
+    blender.ops.object.mode_set(mode="OBJECT")
+    assert everything(blender) == names
+    assert (vertices(build, collection) == before).all()
+
+
+def test_scaling_leaves_a_lifted_floor_where_it_is(blender, build, room_folder):
+    collection = make(blender, build, room_folder)
+    root = build.place.part(collection, "root")
+    root.location.z += 5.0
+    build.place.scale(collection, 2.0)
+    build.place.scale(collection, 1.5)
+    assert root.location.z - 1.6 * root.scale.z == pytest.approx(5.0, abs=1e-5)
+
+
+def test_what_the_user_blends_and_hides_survives_a_rebuild(blender, build, tmp_path):
+    box_room.save(tmp_path / "room", box_room.room(64, window=True))
+    collection = make(blender, build, tmp_path / "room")
+    build.place.control(collection, "Relit").default_value = 0.25
+    hull = build.place.part(collection, "hull")
+    hull.hide_render = True
+    build.place.rebuild(collection, detail=64)
+    build.place.replace_map(collection, "normal", tmp_path / "room" / "normal.exr")
+    build.build_place(blender.context, tmp_path / "room", name="room")
+    for apply in (True, False):
+        build.place.start_adjusting(collection)
+        assert hull.hide_viewport
+        build.place.finish_adjusting(collection, apply=apply)
+        assert (hull.hide_viewport, hull.hide_render) == (False, True)
+    assert build.place.control(collection, "Relit").default_value == 0.25
+    assert not build.place.part(collection, "panes").visible_diffuse
+
+
+def test_a_copy_can_be_removed_without_the_place(blender, build, room_folder):
+    collection = make(blender, build, room_folder)
+    before = everything(blender)
+    blender.ops.scene.new(type="FULL_COPY")
+    (copy,) = (other for other in build.places() if other != collection)
+    build.remove(blender.context, copy)
+    assert collection in build.places()
+    for key in ("root", "surface", "map_depth", "material"):
+        assert build.place.part(collection, key) is not None, key
+    assert before["objects"] <= everything(blender)["objects"]

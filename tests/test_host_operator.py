@@ -303,10 +303,10 @@ def test_a_map_is_extracted_again_with_the_recorded_options(
 def test_a_relative_path_stays_so(blender, hall, host, tmp_path):
     blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
     hall = blender.data.collections["OmniX hall"]
-    image = host("build").place.part(hall, "map_albedo")
-    image.filepath = "//maps/albedo.png"
+    place = host("build").place
+    place.part(hall, "map_albedo").filepath = "//maps/albedo.png"
     blender.ops.omnix.extract_map(map="albedo")
-    assert image.filepath == "//maps/albedo.png"
+    assert place.part(hall, "map_albedo").filepath == "//maps/albedo.png"
 
 
 def test_a_new_extraction_leaves_a_place_turned_as_the_user_has_turned_it(
@@ -349,7 +349,7 @@ def test_a_map_that_was_left_out_joins_the_others(blender, fake_worker, host, pa
     )
     assert shader.inputs["Base Color"].is_linked
     assert place.control(hall, "Roughness Gain").default_value == 0.5
-    place.remove(blender.context, "hall")
+    place.remove(blender.context, place.find("hall"))
     assert not blender.data.images
 
 
@@ -398,13 +398,79 @@ def test_a_map_that_cannot_be_extracted_again_stays(
     assert datablocks(blender) == before
 
 
+def test_panoramas_of_one_name_have_places_of_their_own(blender, fake_worker, host, tmp_path):
+    place = host("build").place
+    files = []
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        files.append(write_varied_png(blender, tmp_path / str(number) / "lobby.png"))
+        blender.ops.omnix.extract_pbr(filepath=str(files[number]))
+    first, second = (place.find(name) for name in ("lobby", "lobby-2"))
+    assert place.folder_of(first) != place.folder_of(second)
+    # The same again renews its own.
+    blender.ops.omnix.extract_pbr(filepath=str(files[1]))
+    assert {place.name_of(item) for item in place.places()} == {"lobby", "lobby-2"}
+    for collection, file in ((first, files[0]), (second, files[1])):
+        assert maps.read_report(place.folder_of(collection))["source"]["path"] == str(file)
+
+
+def test_images_whose_names_blender_numbered_are_two(blender, host):
+    for _ in range(2):
+        blender.data.images.new("pano", 128, 64)
+    names = [host("source").from_image(blender.data.images[n]).name for n in ("pano", "pano.001")]
+    assert names == ["pano", "pano.001"]
+
+
+def test_the_maps_of_a_place_are_not_replaced_by_those_of_another(
+    blender, hall, fake_worker, tmp_path
+):
+    earlier = content(tmp_path / "maps")
+    other = write_varied_png(blender, tmp_path / "other.png")
+    with pytest.raises(RuntimeError, match="holds the maps of the place hall"):
+        blender.ops.omnix.extract_pbr(filepath=str(other), directory=str(tmp_path / "maps"))
+    assert content(tmp_path / "maps") == earlier
+
+
+def test_a_project_can_be_moved_as_a_whole(blender, fake_worker, host, tmp_path):
+    project = tmp_path / "project"
+    project.mkdir()
+    file = write_varied_png(blender, project / "attic.png")
+    blender.ops.wm.save_as_mainfile(filepath=str(project / "place.blend"))
+    blender.ops.omnix.extract_pbr(filepath=str(file))
+    blender.ops.wm.save_mainfile()
+    project.rename(tmp_path / "moved")
+    blender.ops.wm.open_mainfile(filepath=str(tmp_path / "moved" / "place.blend"))
+    place, there = host("build").place, tmp_path / "moved" / "omnix" / "attic"
+    collection = place.find("attic")
+    assert place.folder_of(collection).samefile(there)
+    assert Path(blender.path.abspath(blender.context.scene.omnix.folder)).samefile(there)
+    place.rebuild(collection, detail=64)
+    # Saved elsewhere, the file finds the maps where they are.
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    blender.ops.wm.save_as_mainfile(filepath=str(elsewhere / "place.blend"))
+    assert place.folder_of(place.find("attic")).samefile(there)
+
+
+def test_a_place_chosen_by_name_is_not_remembered(blender, enabled_extension):
+    """What Blender remembers of a call it gives to the next: another place's button."""
+    kinds = [name for name in dir(blender.ops.omnix) if not name.startswith("_")]
+    named = [
+        kind.properties["name"]
+        for kind in (getattr(blender.ops.omnix, name).get_rna_type() for name in kinds)
+        if "name" in kind.properties
+    ]
+    assert len(named) > 10 and all(item.is_skip_save for item in named)
+
+
 def test_a_map_is_extracted_again_where_the_maps_were_moved_to(
     blender, fake_worker, panorama, tmp_path
 ):
     blender.ops.omnix.extract_pbr(filepath=str(panorama))
     blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
     blender.ops.omnix.move_maps()
-    file = tmp_path / "omnix" / "hall" / "albedo.png"
+    file = Path(blender.path.abspath(blender.context.scene.omnix.folder)) / "albedo.png"
+    assert file.parent.parent == tmp_path / "omnix"
     earlier = file.read_bytes()
     file.unlink()
     blender.ops.omnix.extract_map(map="albedo")
@@ -456,7 +522,8 @@ BAD = [wide, small, constant, missing, directory, empty, truncated, text]
 @pytest.mark.parametrize("make", BAD, ids=lambda make: make.__name__)
 def test_bad_input_is_refused_with_a_sentence(blender, fake_worker, panorama, tmp_path, make):
     out = tmp_path / "maps"
-    blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(out))
+    blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(tmp_path / "standing"))
+    blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(out), build=False)
     file, words = make(blender, tmp_path)
     earlier, before = content(out), datablocks(blender)
     with pytest.raises(RuntimeError, match=words) as refusal:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
 import shutil
 import time
 from pathlib import Path
@@ -13,7 +15,7 @@ import bpy
 
 from .. import maps
 from ..errors import OmnixError
-from . import job, preferences, properties, renewal, source
+from . import job, paths, preferences, properties, renewal, source
 
 
 def default_folder(name: str) -> tuple[Path, list[str]]:
@@ -26,6 +28,46 @@ def default_folder(name: str) -> tuple[Path, list[str]]:
         "The file is not saved, so its maps are in the extension's own folder; "
         "save it and use Move Maps Next to .blend."
     ]
+
+
+def _named_apart(panorama: source.Source, *, in_default_folder: bool) -> source.Source:
+    """The panorama under a name that no other has: numbered where another file of that name has a
+    place in this .blend, or maps in the folder where its own would go."""
+    from .build import place
+
+    if panorama.scratch is not None:
+        return panorama  # known by its datablock, whose name is its own
+    for number in itertools.count(1):
+        name = panorama.name if number == 1 else f"{panorama.name}-{number}"
+        standing = place.find(name)
+        folders = [] if standing is None else [place.folder_of(standing)]
+        if in_default_folder:
+            folders.append(default_folder(name)[0])
+        if not any(_holds_another(folder, panorama.file) for folder in folders):
+            break
+    return dataclasses.replace(panorama, name=name)
+
+
+def _holds_another(folder: Path, panorama: Path) -> bool:
+    """True where a map set was made from a file that is still there and is not this one."""
+    try:
+        made_from = Path(maps.read_report(folder)["source"]["path"])
+    except (OmnixError, KeyError):
+        return False
+    return panorama.is_file() and made_from.is_file() and not made_from.samefile(panorama)
+
+
+def _refuse_if_in_use(folder: Path, name: str) -> None:
+    """Raise OmnixError where new maps would replace those of a place with another name."""
+    from .build import place
+
+    for collection in place.places():
+        other = place.name_of(collection)
+        if other != name and place.folder_of(collection).resolve() == folder.resolve():
+            raise OmnixError(
+                f"{folder} holds the maps of the place {other}, which would be lost; choose "
+                "another folder, or leave Output empty."
+            )
 
 
 class Extraction:
@@ -103,9 +145,13 @@ class OMNIX_OT_extract_pbr(Extraction, bpy.types.Operator):
             panorama = source.from_choices(context.scene)
         else:
             panorama = source.from_world(context.scene.world)
-        folder, notes = default_folder(panorama.name)
         if self.directory:
+            panorama = _named_apart(panorama, in_default_folder=False)
             folder, notes = Path(bpy.path.abspath(self.directory)), []
+            _refuse_if_in_use(folder, panorama.name)
+        else:
+            panorama = _named_apart(panorama, in_default_folder=True)
+            folder, notes = default_folder(panorama.name)
         started = job.Job(
             source=panorama,
             folder=folder,
@@ -311,7 +357,7 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
         except OmnixError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        context.scene.omnix.folder = str(folder)
+        context.scene.omnix.folder = paths.stored(folder)
         return {"FINISHED"}
 
     def _build(self, context: bpy.types.Context, folder: Path) -> None:

@@ -49,7 +49,10 @@ class _PlaceOperator:
     bl_options = {"REGISTER", "UNDO"}
 
     name: bpy.props.StringProperty(
-        name="Name", description="Name of the place. Empty takes the active one", options={"HIDDEN"}
+        name="Name",
+        description="Name of the place. Empty takes the active one",
+        # Else Blender would hand the place of one call to the next.
+        options={"HIDDEN", "SKIP_SAVE"},
     )
 
     @classmethod
@@ -402,7 +405,7 @@ class OMNIX_OT_remove_place(_PlaceOperator, bpy.types.Operator):
     def change(self, context: bpy.types.Context, collection: bpy.types.Collection) -> None:
         from .build import place
 
-        place.remove(context, place.name_of(collection))
+        place.remove(context, collection)
 
 
 CLASSES = (

@@ -94,7 +94,9 @@ def from_image(image: bpy.types.Image | None) -> Source:
         raise OmnixError(
             f"The image {image.name} is {_KINDS[image.source]}; choose a single still image."
         )
-    name = Path(image.name).stem
+    name = image.name
+    if Path(name).suffix.lower() in bpy.path.extensions_image:
+        name = Path(name).stem
     if image.is_dirty or image.source == "GENERATED":
         return _exported(image, name)
     if image.packed_file is not None:

@@ -36,6 +36,9 @@ _CORNERS = ((0, 0, 2), (1, 0, 1), (1, 1, 0), (0, 1, 3))
 _AROUND = ((-1, -1), (-1, 0), (0, 0), (0, -1))
 _NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
+# Metres; beyond them is the sky, as in a depth pass that was rendered.
+FAR = 1e6
+
 # How much of its disparity a plane may gain or lose within a cell. Beyond this the cell is seen
 # so nearly edge-on that its normal says nothing about the next pixel.
 _MAX_TILT = 1.25

@@ -11,6 +11,10 @@ import numpy as np
 
 from ... import maps
 from ...errors import OmnixError
+from ...panorama import tonemap
+from .. import paths
+
+_LINEAR_FILES = (".exr", ".hdr")
 
 
 def load(path: Path | str, name: str, colorspace: str) -> bpy.types.Image:
@@ -19,7 +23,7 @@ def load(path: Path | str, name: str, colorspace: str) -> bpy.types.Image:
     Raises OmnixError, naming the file, when it is missing or no image.
     """
     try:
-        image = bpy.data.images.load(str(path), check_existing=False)
+        image = bpy.data.images.load(paths.stored(path), check_existing=False)
     except RuntimeError:
         raise OmnixError(f"{path} cannot be read as an image; choose another file.") from None
     image.name = name
@@ -83,20 +87,49 @@ def read_normal(image: bpy.types.Image, shape: tuple[int, int]) -> np.ndarray:
     return stored * 2.0 - 1.0
 
 
-def save(image: bpy.types.Image, path: Path) -> None:
-    """Put what an image shows into a file: a copy of its own file where that is of one kind with
-    `path`, else written anew. Raises OSError."""
+def colorspace(name: str, path: Path | str) -> str:
+    """The colour space of a file that serves as the map `name`, whoever made it."""
+    if maps.MAPS[name].colorspace == "Non-Color":
+        return "Non-Color"
+    return "Linear Rec.709" if Path(path).suffix.lower() in _LINEAR_FILES else "sRGB"
+
+
+def save(image: bpy.types.Image, path: Path, space: str) -> None:
+    """Put what an image shows into a file, in the colour space `space`: a copy of its own file
+    where that holds just this, else written anew from its pixels. Raises OSError."""
     source = Path(bpy.path.abspath(image.filepath))
-    if source.is_file() and source.suffix.lower() == path.suffix and not image.is_dirty:
+    in_blender_alone = image.is_dirty or image.packed_file is not None
+    alike = source.suffix.lower() == path.suffix and image.colorspace_settings.name == space
+    if source.is_file() and alike and not in_blender_alone:
         if source.resolve() != path.resolve():
             shutil.copyfile(source, path)
         return
-    copy = image.copy()
+    values = read(image, 3)
+    # Blender keeps colours of float images linear and of others as they are encoded.
+    if space == "sRGB" and image.is_float:
+        values = tonemap.srgb_encode(values)
+    elif space == "Linear Rec.709" and not image.is_float:
+        values = tonemap.srgb_decode(values)
+    _write(values, path)
+
+
+def _write(values: np.ndarray, path: Path) -> None:
+    """Values (H, W, 3), row 0 on top, as they are into an OpenEXR or PNG file. Raises OSError."""
+    height, width = values.shape[:2]
+    exr = path.suffix == ".exr"
+    # Not through image.copy(), which forgets what was painted; and Non-Color, since Blender would
+    # convert an image that had no file.
+    image = bpy.data.images.new(
+        path.stem, width, height, alpha=False, float_buffer=exr, is_data=True
+    )
     try:
-        copy.file_format = "OPEN_EXR" if path.suffix == ".exr" else "PNG"
-        copy.filepath_raw = str(path)
-        copy.save()
+        rgba = np.ones((height, width, 4), np.float32)
+        rgba[..., :3] = values[::-1]
+        image.pixels.foreach_set(rgba.ravel())
+        image.file_format = "OPEN_EXR" if exr else "PNG"
+        image.filepath_raw = str(path)
+        image.save()
     except RuntimeError as error:
         raise OSError(0, str(error)) from None
     finally:
-        bpy.data.images.remove(copy)
+        bpy.data.images.remove(image)

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 import bpy
 
 from ... import maps
-from .geometry import BACK, BACKGROUND, PANE
+from .geometry import BACK, BACKGROUND, FAR, PANE
 from .mesh import DIRECTION, LAYER
 from .nodes import Graph
 
 CONTROLS = "Controls"
 PREVIEW = "Map"
+INVERSE_DEPTH = "Inverse Depth"
 
 # Length of the mean of two unit vectors 36 degrees apart.
 _ONE_SURFACE = 0.95
@@ -87,7 +88,10 @@ def surface_group(
     graph.link(colours["source"], original.inputs["Color"])
     graph.link(graph.math("MULTIPLY", inputs["Strength"], source_gain), original.inputs["Strength"])
     preview = graph.add("ShaderNodeEmission", name=PREVIEW, label=PREVIEW)
-    graph.link(colours["depth" if "albedo" not in colours else "albedo"], preview.inputs["Color"])
+    surface = graph.math("GREATER_THAN", colours["depth"], 0.0)
+    inverse = graph.math("DIVIDE", surface, graph.math("ADD", colours["depth"], 1.0))
+    inverse.node.name = inverse.node.label = INVERSE_DEPTH
+    graph.link(colours.get("albedo", inverse), preview.inputs["Color"])
 
     lit = graph.mix_shader(inputs["Relit"], original.outputs[0], principled.outputs[0])
     shown = graph.mix_shader(inputs["Preview"], lit, preview.outputs[0])
@@ -127,7 +131,11 @@ def _own_emission(graph: Graph, direction, textures: Mapping[str, bpy.types.Imag
     seeing `seen`, which is smooth.
     """
     own = {name: _pixels(graph, direction, textures[name], name) for name in ("emission", "depth")}
-    solid = graph.math("GREATER_THAN", own["depth"], 0.0)
+    near, there = (
+        graph.math(test, own["depth"], value)
+        for test, value in (("LESS_THAN", FAR), ("GREATER_THAN", 0.0))
+    )
+    solid = graph.math("MULTIPLY", near, there)
     layer = _layer(graph)
     gives = graph.math("MULTIPLY", solid, graph.math("LESS_THAN", layer, BACKGROUND - 0.5))
     given = graph.vector("SCALE", own["emission"], scale=gives)
@@ -246,11 +254,15 @@ def control(group: bpy.types.NodeTree, label: str) -> bpy.types.NodeSocket:
 
 
 def show_map(surface: bpy.types.NodeTree, name: str) -> None:
-    """Choose the map that Preview shows; KeyError where the place has none of that name."""
-    texture = surface.nodes[name]
-    surface.links.new(texture.outputs["Color"], surface.nodes[PREVIEW].inputs["Color"])
+    """Choose the map that Preview shows; KeyError where the place has none of that name.
+
+    Of the depth that is 1 / (1 + metres), and 0 for the sky: metres would all be white.
+    """
+    node = surface.nodes[INVERSE_DEPTH if name == "depth" else name]
+    surface.links.new(node.outputs[0], surface.nodes[PREVIEW].inputs["Color"])
 
 
 def shown_map(surface: bpy.types.NodeTree) -> str:
     """The map that Preview is set to."""
-    return surface.nodes[PREVIEW].inputs["Color"].links[0].from_node.name
+    name = surface.nodes[PREVIEW].inputs["Color"].links[0].from_node.name
+    return "depth" if name == INVERSE_DEPTH else name

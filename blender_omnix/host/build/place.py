@@ -27,6 +27,7 @@ from mathutils import Euler, Matrix
 from ... import maps
 from ...errors import OmnixError
 from ...panorama import frames, smooth
+from .. import paths
 from ..source import Dial, Showing
 from . import geometry, images, material, mesh, preview
 
@@ -44,6 +45,8 @@ _SERVES = {
 # What the place's drivers follow. A driver does not count as a user: a world that no scene has any
 # more would not be saved, and the place would fall back to zero.
 _FOLLOWED = "omnix_followed"
+# On the stand-in: which of the meshes were hidden before it, in the viewport and in renders.
+_HIDDEN = "omnix_hidden"
 
 ORIGINAL, RELIGHT = "ORIGINAL", "RELIGHT"
 
@@ -88,6 +91,9 @@ def build_place(
     Raises OmnixError, with the scene unchanged, when the maps cannot be read.
     """
     collection = find(name)
+    if collection is not None:
+        _refuse_while_edited(collection)
+    kept = collection is not None and settings is None
     if settings is None:
         settings = Settings() if collection is None else settings_of(collection)
     textures = images.load_maps(folder, name)
@@ -109,7 +115,7 @@ def build_place(
     state = collection[_STATE].to_dict()
     collection[_STATE] = state | {
         "name": name,
-        "folder": str(folder),
+        "folder": paths.stored(folder),
         "camera_height": camera_height,
         "source_gain": gain,
         **asdict(settings),
@@ -118,15 +124,18 @@ def build_place(
     shown = {f"map_{key}": image for key, image in textures.items()}
     _shade(collection, shown | ({"source": source} if own_source else {}), source)
     _place(collection, cut)
-    set_mode(collection, settings.mode)
+    if not kept:
+        set_mode(collection, settings.mode)
     return collection
 
 
 def rebuild(collection: bpy.types.Collection, **changes: Any) -> None:
     """Cut the place's geometry anew from its images as they are now, with changed `Settings`.
 
-    Raises OmnixError, leaving the place as it is, when an image cannot be read.
+    Raises OmnixError, leaving the place as it is, when an image cannot be read or a mesh is in Edit
+    Mode.
     """
+    _refuse_while_edited(collection)
     settings = replace(settings_of(collection), **changes)
     if part(collection, "preview") is None:
         # A stand-in that the user has deleted leaves the mesh hidden.
@@ -136,36 +145,44 @@ def rebuild(collection: bpy.types.Collection, **changes: Any) -> None:
     state = collection[_STATE].to_dict()
     collection[_STATE] = state | asdict(settings)
     _place(collection, cut)
-    set_mode(collection, settings.mode)
+    if "mode" in changes:
+        set_mode(collection, settings.mode)
+
+
+def _refuse_while_edited(collection: bpy.types.Collection) -> None:
+    """Raise OmnixError where the user is editing a mesh that is to be cut anew."""
+    for item in _shells(_built(collection)):
+        if item.data.is_editmode:
+            raise OmnixError(f"{item.name} is in Edit Mode; leave that first.")
 
 
 def replace_map(collection: bpy.types.Collection, name: str, path: Path | str) -> None:
     """Let a place use the file `path` for one of its maps, and rebuild what depends on it.
 
-    A map that the place has lacked so far joins the others. Raises OmnixError, leaving the place
-    as it is, when the file is no panorama.
+    A map that the place has lacked so far joins the others. An OpenEXR or Radiance file holds
+    linear colours, any other file encoded ones. Raises OmnixError, leaving the place as it is, when
+    the file is no panorama or a mesh that depends on it is in Edit Mode.
     """
-    spec = maps.MAPS[name]
+    cuts = name in ("depth", "normal", "emission")
+    if cuts:
+        _refuse_while_edited(collection)
+    label = f"OmniX {name_of(collection)} {maps.MAPS[name].label}"
     built, key = _built(collection), f"map_{name}"
-    image = built.get(key)
-    trial = _candidate(name, path, f"OmniX {name_of(collection)} {spec.label}")
-    if image is None:
-        _shade(collection, _images(built) | {key: trial}, source_of(collection))
-        image, earlier = trial, str(path)
-    else:
-        _delete([trial])
-        earlier = image.filepath
-        # The same file may be known by a path relative to the .blend, which is to stay so.
-        if Path(bpy.path.abspath(earlier)) != Path(path):
-            image.filepath = str(path)
-        image.reload()
-    if name in ("depth", "normal", "emission"):
+    image = _candidate(name, path, label)
+    if cuts:
+        textures = {other: built[f"map_{other}"] for other in maps_of(collection)}
         try:
-            rebuild(collection)
+            cut = _cut(textures | {name: image}, settings_of(collection))
         except OmnixError:
-            image.filepath = earlier
-            image.reload()
+            _delete([image])
             raise
+    earlier, shown = built.get(key), source_of(collection)
+    _shade(collection, _images(built) | {key: image}, image if shown == earlier else shown)
+    if cuts:
+        if part(collection, "preview") is None:
+            # A stand-in that the user has deleted leaves the mesh hidden.
+            finish_adjusting(collection, apply=False)
+        _place(collection, cut)
 
 
 def check_map(name: str, path: Path | str) -> None:
@@ -175,7 +192,7 @@ def check_map(name: str, path: Path | str) -> None:
 
 def _candidate(name: str, path: Path | str, label: str) -> bpy.types.Image:
     """The file as an image that can serve as this map; else OmnixError."""
-    image = images.load(path, label, maps.MAPS[name].colorspace)
+    image = images.load(path, label, images.colorspace(name, path))
     try:
         width, height = image.size
         if abs(width - 2 * height) > 2:
@@ -205,7 +222,11 @@ def start_adjusting(collection: bpy.types.Collection) -> bpy.types.Object:
     modifier = item.modifiers.new("OmniX Geometry", "NODES")
     modifier.node_group = group
     _record(collection, built | {"preview": item, "preview_mesh": data, "preview_group": group})
-    _hide(built, True)
+    item[_HIDDEN] = {
+        shell.name: [shell.hide_viewport, shell.hide_render] for shell in _shells(built)
+    }
+    for shell in _shells(built):
+        shell.hide_viewport = shell.hide_render = True
     return item
 
 
@@ -225,17 +246,14 @@ def finish_adjusting(collection: bpy.types.Collection, *, apply: bool) -> None:
         built = _built(collection)
     left = [key for key in _recorded(collection) if key.startswith("preview")]
     if left:
+        hidden = {} if item is None or _HIDDEN not in item else item[_HIDDEN].to_dict()
         if item is not None:
             _delete([item])
         built = {key: built[key] for key in built if key not in left}
         _record(collection, built)
-        _hide(built, False)
-
-
-def _hide(built: Mapping[str, bpy.types.ID], hidden: bool) -> None:
-    """Hide the meshes while the stand-in shows the geometry."""
-    for item in _shells(built):
-        item.hide_viewport = item.hide_render = hidden
+        for shell in _shells(built):
+            # As the user had them.
+            shell.hide_viewport, shell.hide_render = hidden.get(shell.name, (False, False))
 
 
 def show_map(collection: bpy.types.Collection, name: str | None) -> None:
@@ -363,8 +381,8 @@ def _collision(surface: bpy.types.Object) -> bpy.types.CollisionModifier | None:
 def scale(collection: bpy.types.Collection, factor: float) -> None:
     """Enlarge the place around the point of the floor below the viewpoint."""
     root = _root(collection)
+    root.location.z += (factor - 1.0) * collection[_STATE]["camera_height"] * root.scale.z
     root.scale = [value * factor for value in root.scale]
-    root.location.z *= factor
 
 
 def save_maps(collection: bpy.types.Collection, folder: Path) -> list[str]:
@@ -387,7 +405,7 @@ def save_maps(collection: bpy.types.Collection, folder: Path) -> list[str]:
         folder.mkdir(parents=True, exist_ok=True)
         for name, spec in maps.MAPS.items():
             if name in textures:
-                images.save(textures[name], folder / spec.filename)
+                images.save(textures[name], folder / spec.filename, spec.colorspace)
             else:
                 # Of an earlier set.
                 (folder / spec.filename).unlink(missing_ok=True)
@@ -447,17 +465,17 @@ def add_camera(
     return camera
 
 
-def remove(context: bpy.types.Context, name: str) -> None:
-    """Take away the place called `name`, exactly what was built.
+def remove(context: bpy.types.Context, collection: bpy.types.Collection) -> None:
+    """Take away a place, exactly what was built.
 
     Objects that the user has put into its collection move to the scene's, and those that hang on
-    the place stay where they are; a mesh that they share with it is theirs now. Raises OmnixError
-    where there is no such place.
+    the place stay where they are; a mesh that they share with it is theirs now.
     """
-    collection = find(name)
-    if collection is None:
-        raise OmnixError(f"There is no place called {name} in this file.")
-    ours = list(_recorded(collection).values())
+    # Of a place that was copied, with its scene for one, some parts serve both.
+    shared = [
+        item for other in places() if other != collection for item in _recorded(other).values()
+    ]
+    ours = [item for item in _recorded(collection).values() if item not in shared]
     _release(ours, ours)
     # With a mesh, Blender takes every object away that shows it.
     shown = [item.data for item in bpy.data.objects if item not in ours]
@@ -477,6 +495,12 @@ def set_mode(collection: bpy.types.Collection, mode: str) -> None:
         raise ValueError(f"mode is {mode!r}, not {ORIGINAL!r} or {RELIGHT!r}")
     control(collection, "Relit").default_value = float(mode == RELIGHT)
     collection[_STATE]["mode"] = mode
+    _open_panes(collection)
+
+
+def _open_panes(collection: bpy.types.Collection) -> None:
+    """Let light in through the openings of a place that is relit."""
+    mode = collection[_STATE]["mode"]
     panes = part(collection, "panes")
     if panes is not None:
         # Relit, light passes; but the camera goes on seeing the photographed sky: beyond it is the
@@ -526,8 +550,17 @@ def part(collection: bpy.types.Collection, key: str) -> bpy.types.ID | None:
 
 
 def folder_of(collection: bpy.types.Collection) -> Path:
-    """The map set a place was built from."""
-    return Path(bpy.path.abspath(collection[_STATE]["folder"]))
+    """The map set a place was built from.
+
+    Where the .blend was saved elsewhere since, Blender has kept the paths of images right: then it
+    is the folder of the place's images.
+    """
+    recorded = Path(bpy.path.abspath(collection[_STATE]["folder"]))
+    built = _built(collection)
+    images_in = (
+        Path(bpy.path.abspath(built[f"map_{name}"].filepath)).parent for name in maps_of(collection)
+    )
+    return next(filter(maps.is_map_set, (recorded, *images_in)), recorded)
 
 
 def set_folder(collection: bpy.types.Collection, folder: str) -> None:
@@ -573,8 +606,10 @@ class _Cut:
 
 
 def _read_depth(image: bpy.types.Image) -> np.ndarray:
-    """Metres (H, W); OmnixError where all is sky."""
+    """Metres (H, W), 0 where the map shows the sky; OmnixError where it does so everywhere."""
     depth = images.read(image, 1)
+    # A rendered depth pass has infinity or 1e10 there. What is no number is no surface either.
+    depth = np.where((depth > 0) & (depth < geometry.FAR), depth, np.float32(0.0))
     if not (depth > 0).any():
         raise OmnixError(f"{image.filepath} shows sky everywhere, so there is no surface to build.")
     return depth
@@ -645,6 +680,7 @@ def _place(collection: bpy.types.Collection, cut: _Cut) -> None:
     # Smooth shading normals on coarse faces otherwise darken what a low lamp grazes.
     _set_cycles(built["surface"], "shadow_terminator_geometry_offset", 1.0)
     _record(collection, built)
+    _open_panes(collection)
 
 
 def _fill_slots(slots: bpy.types.IDMaterials, *wanted: bpy.types.Material) -> None:

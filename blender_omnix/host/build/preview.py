@@ -12,6 +12,7 @@ import math
 
 import bpy
 
+from .geometry import FAR
 from .mesh import DIRECTION
 from .nodes import Graph
 
@@ -79,7 +80,8 @@ def group(
     near = graph.math("MINIMUM", one, other)
     step = graph.math("ABSOLUTE", graph.math("SUBTRACT", one, other))
     jumps = graph.math("GREATER_THAN", step, graph.math("MULTIPLY", near, settings["Jump"]))
-    sky = graph.math("LESS_THAN", near, 1e-6)
+    far = graph.math("GREATER_THAN", graph.math("MAXIMUM", one, other), FAR)
+    sky = graph.math("MAXIMUM", graph.math("LESS_THAN", near, 1e-6), far)
     cut = graph.add("GeometryNodeDeleteGeometry", domain="EDGE", mode="EDGE_FACE")
     graph.link(placed.outputs["Geometry"], cut.inputs["Geometry"])
     graph.link(graph.math("MAXIMUM", jumps, sky), cut.inputs["Selection"])
