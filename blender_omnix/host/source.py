@@ -282,30 +282,15 @@ _SUFFIXES = {"OPEN_EXR": ".exr", "HDR": ".hdr", "JPEG": ".jpg", "TIFF": ".tif", 
 
 def _exported(image: bpy.types.Image, name: str) -> Source:
     """Pixels that exist in Blender alone, written without loss."""
-    import numpy as np  # slow to import, and enabling the add-on should not wait for it
+    from .build import images  # imports numpy, for which enabling the add-on should not wait
 
     scratch, file = _scratch(name, ".exr" if image.is_float else ".png")
-    # Through another image, so that the user's keeps its path, format and unsaved state; and not
-    # through image.copy(), which forgets what was painted. Non-Color (is_data), since Blender saves
-    # an image that had no file as sRGB.
-    width, height = image.size
-    other = bpy.data.images.new(
-        name, width, height, alpha=True, float_buffer=image.is_float, is_data=True
-    )
     try:
-        pixels = np.empty(4 * width * height, np.float32)
-        image.pixels.foreach_get(pixels)
-        other.pixels.foreach_set(pixels)
-        other.filepath_raw = str(file)
-        other.file_format = "OPEN_EXR" if image.is_float else "PNG"
-        other.save()
-    except (RuntimeError, TypeError):
-        # TypeError: the number of values is not what it says because there are none.
+        images.write(images.read(image, 3), file)
+    except (OSError, OmnixError):
         raise OmnixError(
             f"The pixels of the image {image.name} cannot be read; save it to a file first."
         ) from None
-    finally:
-        bpy.data.images.remove(other)
     return Source(file, name, image.name, scratch=scratch)
 
 

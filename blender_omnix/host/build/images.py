@@ -110,10 +110,10 @@ def save(image: bpy.types.Image, path: Path, space: str) -> None:
         values = tonemap.srgb_encode(values)
     elif space == "Linear Rec.709" and not image.is_float:
         values = tonemap.srgb_decode(values)
-    _write(values, path)
+    write(values, path)
 
 
-def _write(values: np.ndarray, path: Path) -> None:
+def write(values: np.ndarray, path: Path) -> None:
     """Values (H, W, 3), row 0 on top, as they are into an OpenEXR or PNG file. Raises OSError."""
     height, width = values.shape[:2]
     exr = path.suffix == ".exr"

@@ -131,11 +131,8 @@ def _own_emission(graph: Graph, direction, textures: Mapping[str, bpy.types.Imag
     seeing `seen`, which is smooth.
     """
     own = {name: _pixels(graph, direction, textures[name], name) for name in ("emission", "depth")}
-    near, there = (
-        graph.math(test, own["depth"], value)
-        for test, value in (("LESS_THAN", FAR), ("GREATER_THAN", 0.0))
-    )
-    solid = graph.math("MULTIPLY", near, there)
+    there = graph.math("GREATER_THAN", own["depth"], 0.0)
+    solid = graph.math("MULTIPLY", there, graph.math("LESS_THAN", own["depth"], FAR))
     layer = _layer(graph)
     gives = graph.math("MULTIPLY", solid, graph.math("LESS_THAN", layer, BACKGROUND - 0.5))
     given = graph.vector("SCALE", own["emission"], scale=gives)

@@ -137,9 +137,6 @@ def rebuild(collection: bpy.types.Collection, **changes: Any) -> None:
     """
     _refuse_while_edited(collection)
     settings = replace(settings_of(collection), **changes)
-    if part(collection, "preview") is None:
-        # A stand-in that the user has deleted leaves the mesh hidden.
-        finish_adjusting(collection, apply=False)
     built = _built(collection)
     cut = _cut({name: built[f"map_{name}"] for name in maps_of(collection)}, settings)
     state = collection[_STATE].to_dict()
@@ -179,9 +176,6 @@ def replace_map(collection: bpy.types.Collection, name: str, path: Path | str) -
     earlier, shown = built.get(key), source_of(collection)
     _shade(collection, _images(built) | {key: image}, image if shown == earlier else shown)
     if cuts:
-        if part(collection, "preview") is None:
-            # A stand-in that the user has deleted leaves the mesh hidden.
-            finish_adjusting(collection, apply=False)
         _place(collection, cut)
 
 
@@ -647,6 +641,9 @@ def _shells(built: Mapping[str, bpy.types.ID]) -> list[bpy.types.Object]:
 
 def _place(collection: bpy.types.Collection, cut: _Cut) -> None:
     """Put the geometry into the collection's meshes, making or removing objects as needed."""
+    if part(collection, "preview") is None:
+        # A stand-in that the user has deleted leaves the meshes hidden.
+        finish_adjusting(collection, apply=False)
     built = _tidy(collection)
     label = f"OmniX {name_of(collection)}"
     for key, shell, slots in (
