@@ -24,7 +24,7 @@ from blender_omnix.panorama.tonemap import srgb_encode
 
 from .scenes.assets import SPLITS
 
-RECIPE = 7
+RECIPE = 8
 SCENES_PER_PROCESS = 40
 OUTDOOR_SHARE = 0.35
 

@@ -691,6 +691,27 @@ def _anywhere(
     return None
 
 
+def _beside(rng: Rng, materials: Materials, room: Room, shape: Shape) -> None:
+    """Put a low shape right beside the camera, which looks down on it, where it fits."""
+    camera, *others = room.taken
+    for _ in range(8):
+        yaw = rng.integers(4) * np.pi / 2 + (rng.normal(0, 0.2) if rng.random() < 0.4 else 0.0)
+        low, high = meshes.extent(moved(shape, (0, 0, 0), yaw))
+        across = int(rng.integers(2))  # the axis along which it stands off the camera
+        gap = rng.uniform(0.04, 0.4)
+        place = np.zeros(2)
+        place[across] = gap - low[across] if rng.random() < 0.5 else -gap - high[across]
+        place[1 - across] = rng.uniform(-high[1 - across], -low[1 - across])
+        a, b = place + low[:2], place + high[:2]
+        room.taken = others
+        free = room.free(*a, *b)
+        room.taken = [camera, *others]
+        if free:
+            room.taken.append((*a, *b))
+            meshes.add(shape, fu.resolve(shape, materials), (*place, 0), yaw)
+            return
+
+
 def _laden(rng: Rng, shape: Shape, most: int = 6) -> Shape:
     """A table or cabinet with things on top."""
     low, high = meshes.extent(shape)
@@ -814,6 +835,17 @@ def _furnish(rng: Rng, materials: Materials, room: Room, style: str) -> None:
         ],
     }
     makers = lists[style]
+    if materials.extended and style != "corridor":
+        low = [
+            lambda: _dining(rng),
+            lambda: _laden(rng, fu.table(rng, h=rng.uniform(0.35, 0.78))),
+            lambda: _laden(rng, stock("table_low", lambda r: fu.table(r, h=0.42)), 5),
+            lambda: _laden(rng, fu.cabinet(rng, h=rng.uniform(0.4, 0.75)), 4),
+            lambda: stock("bed", fu.bed),
+            lambda: stock("couch", fu.sofa),
+        ]
+        for _ in range(int(rng.choice([0, 1, 2], p=[0.4, 0.4, 0.2]))):
+            _beside(rng, materials, room, low[rng.integers(len(low))]())
     if style == "kitchen":
         _against_wall(rng, materials, room, makers[0](), 16)
         makers = makers[1:]
