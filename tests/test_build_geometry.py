@@ -257,10 +257,12 @@ def test_a_round_thing_has_a_back_and_a_flat_one_has_none():
     assert not (board.layer == geometry.BACK).any()
 
 
-def test_walls_that_reach_below_the_floor_end_on_it():
+# By less than a jump, and by more: the edge is a gap to the mesh then, not to the corner.
+@pytest.mark.parametrize("beyond", [1.04, 1.09])
+def test_walls_that_reach_below_the_floor_end_on_it(beyond):
     exact = grid(box_room.room(256, block=False), 512)
     upright = np.abs(exact.normal[..., 2]) < 0.5
-    off = geometry.Grid(exact.rays, exact.depth * np.where(upright, 1.04, 1.0), exact.normal)
+    off = geometry.Grid(exact.rays, exact.depth * np.where(upright, beyond, 1.0), exact.normal)
 
     def below_floor(cells: geometry.Grid) -> np.ndarray:
         return upright & (cells.rays[..., 2] * cells.depth < box_room.ROOM[0][2] - 0.005)
@@ -271,7 +273,7 @@ def test_walls_that_reach_below_the_floor_end_on_it():
     high = upright & (np.abs(exact.rays[..., 2]) < 0.2)
     np.testing.assert_array_equal(met.depth[high], off.depth[high])
     assert (met.depth[~upright] != off.depth[~upright]).mean() < 1e-3
-    assert (met.depth <= off.depth).all() and (met.depth > off.depth / (1 + JUMP)).all()
+    assert (met.depth <= off.depth).all() and (met.depth > off.depth / (1 + 1.5 * JUMP)).all()
 
 
 def test_a_step_larger_than_a_jump_is_no_trench():

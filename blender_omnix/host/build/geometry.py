@@ -59,6 +59,9 @@ _RIM = 1 / 6
 _BENT = 0.94
 _TRENCH = 40
 _BEHIND_PLANE = 0.001
+# A step of up to this many jumps is still taken for a trench: elsewhere it is an edge, but between
+# surfaces that bend towards each other a gap is a worse guess than a corner.
+_DEEP = 1.5
 _BESIDE = 3  # walks on either side that one is compared with
 # A plane's cells are alike up to this cosine between the normals of cells so many apart.
 _ALIKE, _APART = 0.98, 4
@@ -184,8 +187,10 @@ def meet(grid: Grid, jump: float) -> Grid:
     Predicted surfaces end a little beside each other: a wall reaches below its floor. Welded, the
     step between them would be a trench that no light gets into. Here the cells beside the margin
     of a plane that lie behind it, up to where another surface comes out in front of it, move to
-    that plane; none by more than `jump` of its depth, and none across a gap (see `joins`).
+    that plane; none by more than `_DEEP` times `jump` of its depth, and none across a gap of that
+    size (see `joins`).
     """
+    jump = _DEEP * jump
     rows, columns = grid.shape
     solid = (grid.depth > 0).ravel()
     before = np.where(solid, 1.0 / np.where(solid, grid.depth.ravel(), 1.0), 0.0)
