@@ -147,6 +147,20 @@ def test_new_files_are_picked_up(folder, tmp_path):
     assert len(scenes) == 1
 
 
+def test_processes_share_the_scenes(folder, tmp_path):
+    (tmp_path / "train").mkdir()
+    source = (folder / "train" / "000001.npz").read_bytes()
+    names = [f"{number:06d}" for number in range(3)]
+    (tmp_path / "train" / f"{names[0]}.npz").write_bytes(source)
+    assert [len(Scenes("train", tmp_path, rank=rank, of=2)) for rank in (0, 1)] == [1, 1]
+    for name in names[1:]:
+        (tmp_path / "train" / f"{name}.npz").write_bytes(source)
+    parts = [Scenes("train", tmp_path, rank=rank, of=2) for rank in (0, 1)]
+    assert [list(part.scenes) for part in parts] == [names[::2], names[1::2]]
+    assert [part.total for part in parts] == [3, 3]
+    assert list(Scenes("train", tmp_path, limit=2, rank=1, of=2).scenes) == [names[1]]
+
+
 def test_relighting_is_a_sum_of_components_and_varies(scene):
     truth = scene.truth
     pictures = [relight(truth.radiance, scene.lights, np.random.default_rng(s)) for s in range(6)]

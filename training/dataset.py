@@ -108,7 +108,11 @@ def _mean2(values: np.ndarray) -> np.ndarray:
 
 
 class Scenes:
-    """The scenes of one split; ``refresh`` picks up files rendered since."""
+    """The scenes of one split in memory; ``refresh`` picks up files rendered since.
+
+    Of processes that train together each holds a part: that of number ``rank`` every ``of``-th
+    scene, or all where they are fewer than processes. ``total`` counts all, at most ``limit``.
+    """
 
     def __init__(
         self,
@@ -116,18 +120,23 @@ class Scenes:
         folder: Path | None = None,
         limit: int | None = None,
         height: int = HEIGHT,
+        rank: int = 0,
+        of: int = 1,
     ) -> None:
         self.height = height
         self.folder = (folder or data_folder() / "scenes") / split
         self.limit = limit
+        self.rank, self.of = rank, of
         self.scenes: dict[str, Scene] = {}
+        self.total = 0
         self.refresh()
 
     def refresh(self) -> int:
         """Reads new files in name order; returns how many there were."""
-        new = [p for p in sorted(self.folder.glob("*.npz")) if p.stem not in self.scenes]
-        if self.limit is not None:
-            new = new[: max(0, self.limit - len(self.scenes))]
+        files = sorted(self.folder.glob("*.npz"))[: self.limit]
+        self.total = len(files)
+        mine = files[self.rank :: self.of] if len(files) >= self.of else files
+        new = [p for p in mine if p.stem not in self.scenes]
         for path in new:
             self.scenes[path.stem] = read(path, self.height)
         return len(new)

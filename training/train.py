@@ -293,7 +293,7 @@ def train(run: Run, scenes: Scenes, *, minutes: float, steps: int) -> None:
             entry = {
                 "step": run.step,
                 "samples": run.samples,
-                "scenes": len(scenes),
+                "scenes": scenes.total,
                 "height": run.recipe.height,
                 "seconds": round(run.seconds, 1),
                 "cpu_seconds": round(run.cpu_seconds, 1),
@@ -346,7 +346,8 @@ def work(number: int, options: argparse.Namespace, meeting: Path | None) -> None
         distributed.init_process_group(
             "gloo", f"file://{meeting}", rank=number, world_size=options.processes
         )
-    scenes = Scenes("train", options.scenes, options.limit, options.height)
+    part = {"rank": rank(), "of": processes()}
+    scenes = Scenes("train", options.scenes, options.limit, options.height, **part)
     recipe = Recipe(height=options.height, batch=options.batch, learning_rate=options.rate)
     run = Run.open(options.out, options.seed, recipe, options.grow)
     train(run, scenes, minutes=options.minutes, steps=options.steps)
