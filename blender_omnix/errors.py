@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import PurePath
+
 
 class OmnixError(Exception):
     """Something the user can act on; `str(error)` is the one sentence they are shown."""
@@ -12,10 +15,24 @@ class Cancelled(Exception):
     """The user asked to stop; nothing was written."""
 
 
+LONGEST_NAME = 255  # bytes of one part of a path, on every usual file system
+
+
 def refuse_unreadable_name(path: object) -> None:
-    """Raise OmnixError where a path is not text: image libraries take UTF-8 names alone."""
+    """Raise OmnixError where a path is not text, for image libraries take UTF-8 names alone, or is
+    overlong."""
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError:
         shown = str(path).encode("utf-8", "backslashreplace").decode()
         raise OmnixError(f"{shown} has a name that is not valid UTF-8; rename it.") from None
+    refuse_overlong_name(path)
+
+
+def refuse_overlong_name(path: object) -> None:
+    """Raise OmnixError where a path has a part that no file system takes; even to ask whether there
+    is such a file would be an error."""
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in PurePath(str(path)).parts):
+        raise OmnixError(
+            f"{path} has a name of more than {LONGEST_NAME} bytes; choose a shorter one."
+        )

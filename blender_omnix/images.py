@@ -7,6 +7,8 @@ reads images with bpy.
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,17 +24,19 @@ if TYPE_CHECKING:
 HDR_SUFFIXES = (".exr", ".hdr")
 LDR_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 _BAND_ROWS = 256
+_PNG_END = b"IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
 class Panorama:
     """A source image: pixels (H, W, 3) float32, linear Rec.709 when `linear`, else
-    sRGB-encoded 0..1; its size on disk; and what was done to it, one sentence each."""
+    sRGB-encoded 0..1; its size and flaws on disk; and what was done to it, one sentence each."""
 
     pixels: np.ndarray
     linear: bool
     width: int
     height: int
+    flaws: clean.Flaws
     notes: tuple[str, ...]
 
 
@@ -46,22 +50,22 @@ def read_panorama(path: Path | str, max_width: int | None = None) -> Panorama:
     path = Path(path)
     source = _open(path)
     try:
+        channels, notes = _choose_layer(source, path)
         spec = source.spec()
         try:
             clean.check_size(spec.width, spec.height)
         except OmnixError as error:
             raise OmnixError(f"{path} {error}.") from None
         height = min(spec.width // 2, spec.height, (max_width or spec.width) // 2)
-        notes = []
         if spec.nchannels < 3:
             notes.append("The image is grey; its three colour channels were taken as equal.")
         if spec.alpha_channel >= 0:
             notes.append("The image has an alpha channel, which was ignored.")
-        pixels = _read_colour(source, path, spec, height)
+        pixels, flaws = _read_colour(source, path, channels, height)
     finally:
         source.close()
     linear = path.suffix.lower() in HDR_SUFFIXES or str(spec.format) in ("half", "float")
-    return Panorama(pixels, linear, spec.width, spec.height, tuple(notes))
+    return Panorama(pixels, linear, spec.width, spec.height, flaws, tuple(notes))
 
 
 def _open(path: Path) -> Any:
@@ -86,34 +90,113 @@ def _open(path: Path) -> Any:
     return source
 
 
-def _read_colour(source: Any, path: Path, spec: Any, height: int) -> np.ndarray:
-    """Colour channels as (height, 2 height, 3) float32, rows read in bands."""
+def _choose_layer(source: Any, path: Path) -> tuple[list[int], list[str]]:
+    """Turns to the picture among a file's layers: its colour channels, and notes on the choice.
+
+    That is Blender's Combined pass, or the channels R, G, B without a layer's name; else the only
+    layer that has colours. Raises OmnixError where several might be meant.
+    """
+    if source.format_name() != "openexr":
+        spec = source.spec()
+        return _colour_layers(spec).get("") or _few_channels(spec), []
+    found: list[tuple[str, int, list[int]]] = []
+    part = 0
+    while source.seek_subimage(part, 0):
+        spec = source.spec()
+        title = spec.getattribute("oiio:subimagename") or ""
+        found += [(layer or title, part, rgb) for layer, rgb in _colour_layers(spec).items()]
+        part += 1
+    source.geterror()  # that there is no further part
+    combined = [entry for entry in found if "combined" in entry[0].lower().split(".")]
+    plain = [entry for entry in found if entry[1] == 0 and not entry[0]]
+    chosen = (combined or plain or found)[:1]
+    names = sorted({name for name, _, _ in found if name})
+    if len(found) > 1 and not (combined or plain):
+        raise OmnixError(
+            f"{path} holds several layers ({', '.join(names)}); save the one that is the picture "
+            "as a file of its own."
+        )
+    name, part, channels = chosen[0] if chosen else ("", 0, [])
+    source.seek_subimage(part, 0)
+    if not chosen:
+        channels = _few_channels(source.spec())
+    if len(found) == 1 or not name:
+        return channels, []
+    return channels, [f"Of the image's layers {name} was taken ({', '.join(names)})."]
+
+
+def _colour_layers(spec: Any) -> dict[str, list[int]]:
+    """Indices of R, G, B of each layer that has them, by its name; "" for channels without one."""
+    layers: dict[str, dict[str, int]] = {}
+    for index, channel in enumerate(spec.channelnames):
+        layer, _, name = channel.rpartition(".")
+        layers.setdefault(layer, {}).setdefault(name.lower(), index)
+    return {
+        layer: [names[name] for name in "rgb"]
+        for layer, names in layers.items()
+        if all(name in names for name in "rgb")
+    }
+
+
+def _few_channels(spec: Any) -> list[int]:
+    """Three channels of an image that names no colours; a grey image gives its one three times."""
+    colour = [index for index in range(spec.nchannels) if index != spec.alpha_channel]
+    return colour[:3] if len(colour) >= 3 else [colour[0]] * 3
+
+
+def _read_colour(
+    source: Any, path: Path, channels: list[int], height: int
+) -> tuple[np.ndarray, clean.Flaws]:
+    """Channels as (height, 2 height, 3) float32 and their flaws, rows read in bands.
+
+    Where the picture is reduced, what is not a finite number takes no part and negative values are
+    0, so that one bad pixel spoils no others.
+    """
+    spec = source.spec()
     width = 2 * height
-    channels = _colour_channels(spec)
+    flaws = clean.Flaws()
     bands = []
-    for top in range(0, spec.height, _BAND_ROWS):
-        bottom = min(top + _BAND_ROWS, spec.height)
-        band = source.read_scanlines(top, bottom, 0, 0, spec.nchannels, "float")
+    rows = _BAND_ROWS
+    if spec.tile_width:
+        rows = spec.tile_height * max(1, _BAND_ROWS // spec.tile_height)
+    for top in range(0, spec.height, rows):
+        bottom = min(top + rows, spec.height)
+        band = _read_band(source, spec, top, bottom)
         # A truncated file comes back full-sized; only the error tells.
         if band is None or source.has_error:
             source.geterror()
             raise OmnixError(f"{path} is truncated or damaged; copy or export it again.")
         band = np.asarray(band, np.float32).reshape(bottom - top, spec.width, spec.nchannels)
         band = band[..., channels]
+        flaws += clean.Flaws.of(band)
         if spec.width != width:
-            band = resample.shrink(band, bottom - top, width)
+            band = _shrink(band, bottom - top, width)
         bands.append(band)
     pixels = np.concatenate(bands)
-    return pixels if pixels.shape[0] == height else resample.shrink(pixels, height, width)
+    if pixels.shape[0] != height:
+        pixels = _shrink(pixels, height, width)
+    return pixels, flaws
 
 
-def _colour_channels(spec: Any) -> list[int]:
-    """Indices of R, G, B; a grey image gives its one channel three times."""
-    names = [name.rsplit(".", 1)[-1].lower() for name in spec.channelnames]
-    if all(name in names for name in "rgb"):
-        return [names.index(name) for name in "rgb"]
-    colour = [index for index in range(spec.nchannels) if index != spec.alpha_channel]
-    return colour[:3] if len(colour) >= 3 else [colour[0]] * 3
+def _read_band(source: Any, spec: Any, top: int, bottom: int) -> Any:
+    """Rows of the data window, which need not begin at 0; None where they cannot be read."""
+    first, last = spec.y + top, spec.y + bottom
+    if spec.tile_width:
+        return source.read_tiles(
+            *(spec.x, spec.x + spec.width, first, last, spec.z, spec.z + max(1, spec.depth)),
+            *(0, spec.nchannels, "float"),
+        )
+    return source.read_scanlines(first, last, spec.z, 0, spec.nchannels, "float")
+
+
+def _shrink(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """`resample.shrink` over the finite pixels, none below 0; NaN where there are none."""
+    sound = np.isfinite(pixels).all(axis=-1, keepdims=True)
+    if sound.all():
+        return resample.shrink(np.maximum(pixels, 0.0), height, width)
+    colour = resample.shrink(np.where(sound, np.maximum(pixels, 0.0), 0.0), height, width)
+    share = resample.shrink(sound.astype(np.float32), height, width)
+    return np.where(share > 1e-6, colour / np.maximum(share, 1e-6), np.nan).astype(np.float32)
 
 
 def read_raw(path: Path) -> np.ndarray:
@@ -157,6 +240,32 @@ def write(path: Path, array: np.ndarray, pixel_type: str) -> None:
     reason = output.geterror()
     if not output.close() or not done:
         raise OSError(reason or output.geterror())
+    _refuse_cut(path)
+
+
+def _refuse_cut(path: Path) -> None:
+    """Raise OSError where a file that was just written lacks its end.
+
+    On a full disk OpenImageIO's PNG writer reports success whatever was lost, and its EXR writer
+    does so when only the last block was.
+    """
+    import OpenImageIO as oiio
+
+    if path.suffix == ".png":
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - len(_PNG_END)))
+            whole = stream.read(len(_PNG_END)) == _PNG_END
+    else:
+        source = oiio.ImageInput.open(str(path))
+        whole = source is not None
+        if source is not None:
+            spec = source.spec()
+            last = source.read_scanlines(spec.height - 1, spec.height, 0, 0, 1, "float")
+            whole = last is not None and not source.has_error
+            source.close()
+        oiio.geterror()
+    if not whole:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _quantise(array: np.ndarray, pixel_type: str) -> np.ndarray:

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import OpenImageIO as oiio
 import pytest
 from PIL import Image
 
@@ -82,3 +85,78 @@ def test_an_image_two_pixels_off_becomes_exactly_two_to_one(tmp_path, ramp):
 def test_grey_exr_depth_channel_reads_as_stored(tmp_path, ramp):
     images.write(tmp_path / "depth.exr", ramp[..., 0] * 9, "float")
     assert np.array_equal(images.read_raw(tmp_path / "depth.exr")[..., 0], ramp[..., 0] * 9)
+
+
+def save_layers(path, layers, **window):
+    """An EXR of named layers of three channels each."""
+    names = [f"{layer}{'.' if layer else ''}{c}" for layer in layers for c in "RGB"]
+    height, width = next(iter(layers.values())).shape[:2]
+    spec = oiio.ImageSpec(width, height, len(names), "float")
+    spec.channelnames = names
+    for name, value in window.items():
+        setattr(spec, name, value)
+    output = oiio.ImageOutput.create(str(path))
+    assert output.open(str(path), spec)
+    assert output.write_image(np.concatenate(list(layers.values()), -1))
+    assert output.close()
+    return path
+
+
+def test_of_a_renderers_layers_the_picture_is_taken(tmp_path, ramp):
+    layers = {"ViewLayer.AO": ramp * 0, "ViewLayer.Combined": ramp, "ViewLayer.Emit": ramp * 0}
+    source = images.read_panorama(save_layers(tmp_path / "a.exr", layers))
+    assert np.array_equal(source.pixels, ramp)
+    assert any("ViewLayer.Combined was taken" in note for note in source.notes)
+
+
+def test_channels_without_a_layer_are_the_picture(tmp_path, ramp):
+    source = images.read_panorama(save_layers(tmp_path / "a.exr", {"AO": ramp * 0, "": ramp}))
+    assert np.array_equal(source.pixels, ramp)
+
+
+def test_the_only_layer_is_the_picture(tmp_path, ramp):
+    source = images.read_panorama(save_layers(tmp_path / "a.exr", {"beauty": ramp}))
+    assert np.array_equal(source.pixels, ramp) and source.notes == ()
+
+
+def test_of_several_unnamed_pictures_none_is_guessed(tmp_path, ramp):
+    save_layers(tmp_path / "a.exr", {"left": ramp, "right": ramp})
+    with pytest.raises(OmnixError, match=r"a\.exr holds several layers \(left, right\)"):
+        images.read_panorama(tmp_path / "a.exr")
+
+
+@pytest.mark.parametrize("first", [-10, 10])
+def test_a_data_window_may_begin_anywhere(tmp_path, ramp, first):
+    source = images.read_panorama(save_layers(tmp_path / "a.exr", {"": ramp}, y=first))
+    assert np.array_equal(source.pixels, ramp)
+
+
+def test_tiles_are_read_as_rows_are(tmp_path):
+    """600 rows of tiles of 48: the bands of rows end where tiles do, and the picture does not."""
+    noise = np.random.default_rng(0).random((600, 1200, 3)).astype(np.float32)
+    tiles = {"tile_width": 48, "tile_height": 48}
+    source = images.read_panorama(save_layers(tmp_path / "a.exr", {"": noise}, **tiles))
+    assert np.array_equal(source.pixels, noise)
+
+
+def test_one_bad_pixel_spoils_no_others_of_a_reduced_picture(tmp_path):
+    grey = np.full((256, 512, 3), 0.5, np.float32)
+    grey[100, 200], grey[30, 40] = np.nan, -6e4
+    images.write(tmp_path / "a.exr", grey, "float")
+    source = images.read_panorama(tmp_path / "a.exr", max_width=128)
+    assert (source.flaws.pixels, source.flaws.non_finite) == (256 * 512, 1)
+    assert source.flaws.negative == 1
+    assert np.nanmin(source.pixels) > 0.4 and np.isfinite(source.pixels).all()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+@pytest.mark.parametrize("suffix", [".png", ".exr"])
+def test_a_full_disk_is_told(tmp_path, ramp, suffix):
+    (tmp_path / f"a{suffix}").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left|write|cannot"):
+        images.write(tmp_path / f"a{suffix}", ramp, "uint8" if suffix == ".png" else "half")
+
+
+def test_a_name_too_long_for_any_disk_is_refused(tmp_path):
+    with pytest.raises(OmnixError, match="has a name of more than 255 bytes"):
+        images.read_panorama(tmp_path / f"{'a' * 252}.exr")

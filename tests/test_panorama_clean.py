@@ -104,3 +104,14 @@ def test_a_constant_picture_is_refused():
         clean.repair(flat)
     with pytest.raises(OmnixError, match="constant"):
         clean.repair(np.full((32, 64, 3), -1.0, np.float32))
+
+
+def test_the_limit_goes_by_the_file_and_not_by_its_reduced_copy():
+    source = np.random.default_rng(0).random((32, 64, 3)).astype(np.float32)
+    source[3:6, 3:6] = np.nan  # 0.4 % of the copy
+    flaws = clean.Flaws(pixels=64 * source[..., 0].size, non_finite=100, negative=7)
+    repaired, notes = clean.repair(source, flaws)
+    assert np.isfinite(repaired).all()
+    assert notes[0].startswith("7 pixels") and notes[1].startswith("100 pixels")
+    with pytest.raises(OmnixError, match="has 9 pixels"):
+        clean.repair(source)

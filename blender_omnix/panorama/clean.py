@@ -6,6 +6,8 @@ Error sentences carry on from the name of the file ("room.exr " + sentence).
 
 from __future__ import annotations
 
+from dataclasses import astuple, dataclass
+
 import numpy as np
 
 from ..errors import OmnixError
@@ -34,28 +36,52 @@ def check_size(width: int, height: int) -> None:
         )
 
 
-def repair(linear: np.ndarray) -> tuple[np.ndarray, list[str]]:
+@dataclass(frozen=True)
+class Flaws:
+    """Numbers of pixels: of all, of those with a non-finite channel, and of the finite ones with a
+    negative channel."""
+
+    pixels: int = 0
+    non_finite: int = 0
+    negative: int = 0
+
+    @classmethod
+    def of(cls, image: np.ndarray) -> Flaws:
+        """Those of a picture or a part of one, (..., C)."""
+        bad = _non_finite(image)
+        below = (image < 0).any(axis=-1) & ~bad
+        return cls(bad.size, int(bad.sum()), int(below.sum()))
+
+    def __add__(self, other: Flaws) -> Flaws:
+        return Flaws(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+def _non_finite(image: np.ndarray) -> np.ndarray:
+    return ~np.logical_and.reduce([np.isfinite(image[..., c]) for c in range(image.shape[-1])])
+
+
+def repair(linear: np.ndarray, flaws: Flaws | None = None) -> tuple[np.ndarray, list[str]]:
     """Make a linear panorama (H, W, 3) finite and non-negative.
 
     Negative values become 0; pixels with a non-finite channel, up to 0.1 % of all, become the mean
     of their sound neighbours, around the seam and over the poles. Returns ``(repaired, notes)``,
-    float32 and one sentence per kind of repair; the input is left as it is.
+    float32 and one sentence per kind of repair; the input is left as it is. `flaws` are those of
+    the file, where the panorama is a reduced copy of it: the limit and the notes go by them.
     Raises OmnixError for more non-finite pixels and for a picture of one constant colour.
     """
     linear = np.array(linear, np.float32)
+    flaws = flaws or Flaws.of(linear)
     notes = []
-    bad = ~np.logical_and.reduce([np.isfinite(linear[..., c]) for c in range(linear.shape[-1])])
-    count = int(bad.sum())
-    if count > MAX_NON_FINITE * bad.size:
+    count = flaws.non_finite
+    if count > MAX_NON_FINITE * flaws.pixels:
         raise OmnixError(
-            f"has {count} pixels that are not finite numbers ({100 * count / bad.size:.2g} % of "
-            f"it): more than {100 * MAX_NON_FINITE:g} % cannot be filled in, so save it anew"
+            f"has {count} pixels that are not finite numbers ({100 * count / flaws.pixels:.2g} % "
+            f"of it): more than {100 * MAX_NON_FINITE:g} % cannot be filled in, so save it anew"
         )
-    if (linear < 0).any():
-        negative = int(((linear < 0).any(axis=-1) & ~bad).sum())
-        np.maximum(linear, 0.0, out=linear)
-        if negative:
-            notes.append(f"{_pixels(negative)} had negative values, which were set to 0.")
+    bad = _non_finite(linear)
+    np.maximum(linear, 0.0, out=linear)
+    if flaws.negative:
+        notes.append(f"{_pixels(flaws.negative)} had negative values, which were set to 0.")
     if count:
         _fill(linear, bad)
         notes.append(f"{_pixels(count)} held no finite number and took their neighbours' colour.")
