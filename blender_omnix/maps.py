@@ -102,7 +102,7 @@ def read_report(folder: Path | str) -> dict[str, Any]:
             f"{folder} is not a map set: it has no readable {REPORT}; choose a folder that an "
             "extraction has written."
         ) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise OmnixError(f"{path} is damaged; extract the panorama again.") from None
     if not isinstance(report, dict) or "engine" not in report:
         raise OmnixError(f"{path} is not a report of this extension; choose another folder.")
@@ -149,6 +149,11 @@ def refuse_unless_writable(folder: Path) -> None:
     refuse_unreadable_name(folder)
     if folder.exists() and not folder.is_dir():
         raise OmnixError(f"{folder} is a file; choose a folder for the maps.")
+    if os.path.ismount(folder):
+        raise OmnixError(
+            f"{folder} is the root of a disk, which cannot be replaced as a whole; choose a folder "
+            "inside it."
+        )
     try:
         occupied = folder.is_dir() and any(folder.iterdir()) and not is_map_set(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +180,8 @@ class MapSetWriter:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(os.path.abspath(folder))
+        # Of a link, the folder that it leads to is replaced, and the link stays.
+        self.folder = Path(os.path.realpath(folder))
         self._partial = self._sibling("partial")
 
     def _sibling(self, what: str) -> Path:
@@ -223,7 +229,8 @@ class MapSetWriter:
     def publish(self, report: Mapping[str, Any]) -> None:
         """Write the report and put the set in place of an earlier one.
 
-        Files of the user's own that lie in an earlier set move along.
+        Files of the user's own that lie in an earlier set move along. Raises OmnixError when the
+        set cannot be put in place, or when it is and a file of the user's did not move.
         """
         try:
             text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
@@ -248,10 +255,20 @@ class MapSetWriter:
 
 
 def _retire(earlier: Path, folder: Path) -> None:
-    """Remove a replaced set, keeping the user's own files in the new one."""
+    """Remove a replaced set, keeping the user's own files in the new one.
+
+    Raises OmnixError where one cannot be moved; the replaced set stays as it is then.
+    """
     for path in earlier.iterdir():
-        if path.name not in OWN_FILES:
+        if path.name in OWN_FILES:
+            continue
+        try:
             path.rename(folder / path.name)
+        except OSError as error:
+            raise OmnixError(
+                f"The maps are in {folder}, but your own {path.name} stayed in {earlier} "
+                f"({error.strerror or error}); move it yourself."
+            ) from None
     # The new set is in place; a stray copy of the old one is no reason to report a failure.
     with contextlib.suppress(OSError):
         shutil.rmtree(earlier)
@@ -263,10 +280,11 @@ def remove_leftovers(folder: Path | str) -> None:
     Its unfinished set is removed. An earlier set comes back if the process died between moving
     that away and moving the new one in.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = Path(os.path.realpath(folder))
     name = f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}."
     for earlier in folder.parent.glob(name + "earlier"):
-        with contextlib.suppress(OSError):
+        # A file that does not move is told of when the next set is written.
+        with contextlib.suppress(OSError, OmnixError):
             if folder.exists():
                 _retire(earlier, folder)
             else:

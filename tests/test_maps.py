@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -123,3 +126,38 @@ def test_folders_without_a_sound_report_are_named(tmp_path, text, words):
         (tmp_path / maps.REPORT).write_text(text)
     with pytest.raises(OmnixError, match=words):
         maps.load(tmp_path)
+
+
+def test_of_a_link_the_folder_behind_it_is_replaced(tmp_path, room):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    for _ in range(2):
+        maps.save(tmp_path / "link", room, REPORT)
+        assert (tmp_path / "link").is_symlink()
+        assert maps.is_map_set(tmp_path / "there")
+        (tmp_path / "there" / "notes.txt").write_text("mine")
+    assert {path.name for path in tmp_path.iterdir()} == {"link", "there"}
+
+
+def test_the_root_of_a_disk_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
+    with pytest.raises(OmnixError, match="is the root of a disk"):
+        maps.MapSetWriter(tmp_path).__enter__()
+
+
+def test_a_file_of_the_users_that_does_not_move_is_told_of(tmp_path, room, monkeypatch):
+    folder = tmp_path / "set"
+    maps.save(folder, room, REPORT)
+    (folder / "notes.txt").write_text("mine")
+    rename = Path.rename
+
+    def stuck(path, target):
+        if path.name == "notes.txt":
+            raise PermissionError(13, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", stuck)
+    with pytest.raises(OmnixError, match=r"your own notes\.txt stayed in"):
+        maps.save(folder, room, REPORT)
+    assert maps.is_map_set(folder)
+    assert [path.read_text() for path in tmp_path.glob(".set.*.earlier/notes.txt")] == ["mine"]
