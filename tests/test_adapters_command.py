@@ -191,6 +191,17 @@ def test_a_truncated_base_is_a_sentence(capsys, tmp_path):
     assert "truncated" in err
 
 
+def test_an_incomplete_base_is_a_sentence(capsys, tmp_path):
+    shutil.copytree(MODEL / "transformer", tmp_path / "transformer")
+    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    del tensors["proj_out.weight"]
+    save_file(tensors, weights, {"format": "pt"})
+    code, out, err = run(capsys, "check", ADAPTER, "--base", tmp_path)
+    assert (code, out) == (1, "")
+    assert "is incomplete: 1 tensors are missing (proj_out.weight" in err
+
+
 def test_nothing_to_check_is_a_sentence(capsys, tmp_path):
     code, _, err = run(capsys, "check", tmp_path)
     assert code == 1

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from blender_omnix.adapters import layout
 from blender_omnix.adapters.convert import convert
+from blender_omnix.adapters.header import read_header
 from blender_omnix.adapters.inspection import inspect
 from blender_omnix.adapters.record import RECORD
 from blender_omnix.errors import OmnixError
@@ -203,6 +205,18 @@ def test_a_senseless_record_is_ignored(tmp_path, record):
     file = save(tmp_path, good(), **{RECORD: record})
     convert(file, tmp_path / "there.safetensors", "bfl")
     for module, change in changes(load_file(tmp_path / "there.safetensors")).items():
+        assert torch.allclose(change, changes(good())[module], rtol=1e-12, atol=1e-16)
+
+
+def test_a_record_of_endless_numbers_is_ignored(tmp_path):
+    there, back = tmp_path / "there.safetensors", tmp_path / "back.safetensors"
+    convert(save(tmp_path, good()), there, "kohya")
+    honest = read_header(there).metadata[RECORD]
+    record = re.sub(r'"rank": ?\d+', '"rank": Infinity', honest)
+    assert record != honest
+    save_file(load_file(there), there, {RECORD: record})
+    convert(there, back, "peft")
+    for module, change in changes(load_file(back)).items():
         assert torch.allclose(change, changes(good())[module], rtol=1e-12, atol=1e-16)
 
 

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoTokenizer,
@@ -144,3 +145,24 @@ def test_a_damaged_cache_is_named(tmp_path, content):
         cache.write_bytes(content)
     with pytest.raises(OmnixError, match="does not hold prompt_embeds"):
         prompt.load(weights, CPU)
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
+def test_a_pickled_encoder_is_not_opened(encoders, part, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle was opened"))
+    (file,) = (encoders / part).glob("*.safetensors")
+    torch.save(load_file(file), file.with_name("pytorch_model.bin"))
+    file.unlink()
+    with pytest.raises(OmnixError, match=f"{part} cannot be read"):
+        prompt.encode(encoders, prompt.TEXT, CPU)
+
+
+def test_code_in_the_folder_is_neither_run_nor_asked_about(encoders, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    config = encoders / "tokenizer_2" / "tokenizer_config.json"
+    named = {"auto_map": {"AutoTokenizer": ["own.Own", None]}, "tokenizer_class": "Own"}
+    config.write_text(json.dumps(json.loads(config.read_text()) | named))
+    (encoders / "tokenizer_2" / "own.py").write_text(f"open({str(encoders / 'ran')!r}, 'w')")
+    with pytest.raises(OmnixError, match="tokenizer_2 cannot be read"):
+        prompt.encode(encoders, prompt.TEXT, CPU)
+    assert not (encoders / "ran").exists()

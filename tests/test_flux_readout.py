@@ -99,11 +99,8 @@ def test_every_task_reads_its_maps(task):
     assert set(TASKS[task].maps) <= set(readout.read(task, coloured((0.2, 0.5, 0.7))))
 
 
-def test_one_task_per_map():
-    assert needed(("roughness", "metallic", "depth"), camera_rays=False) == [
-        "rgb_to_pbr",
-        "rgb_to_depth",
-    ]
-    assert needed(("normal",), camera_rays=True) == ["rgb_camray_to_normal"]
+def test_the_tasks_of_a_map_and_of_its_sky():
+    assert needed(("roughness", "metallic"), camera_rays=False) == ["rgb_to_pbr", "rgb_to_depth"]
+    assert needed(("depth",), camera_rays=False) == ["rgb_to_normal", "rgb_to_depth"]
+    assert needed(("normal",), camera_rays=True) == ["rgb_camray_to_normal", "rgb_to_depth"]
     assert len(needed(MAPS, camera_rays=False)) == 5
-    assert needed((), camera_rays=False) == []

@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import OmnixError
+from ..errors import OmnixError, refuse_overlong_name
 from . import layout
 from .fusing import fuse, split
 from .header import read_header, write
@@ -50,6 +50,7 @@ def convert(source: str | Path, target: str | Path, to: str) -> Converted:
     place in the layout, and where `target` exists.
     """
     source, target = Path(source), Path(target)
+    refuse_overlong_name(target)
     if target.exists():
         raise OmnixError(f"{target} exists already; choose another name.")
     spelling, products = _read(source)

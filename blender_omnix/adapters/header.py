@@ -8,6 +8,7 @@ file is trusted: sizes are checked before anything is read, and a file is never 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import OmnixError
+from ..errors import OmnixError, refuse_overlong_name
 
 ITEM_SIZE = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -133,11 +134,14 @@ def write(
                 stream.write(data)
         partial.replace(file)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        # Where not even the name is possible there is nothing to remove.
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise OmnixError(f"{file} cannot be written: {error.strerror or error}.") from error
 
 
 def _refuse_other_kinds(file: Path) -> None:
+    refuse_overlong_name(file)
     if file.is_dir():
         _refuse(file, "is a folder", "name one .safetensors file")
     if not file.exists():

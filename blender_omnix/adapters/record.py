@@ -76,7 +76,10 @@ def restored(
         }
         found = Spelling(format, tuple(record["roles"]), dict(record["metadata"]), alphas)
     # A record is text that anyone may have written; one that makes no sense is no record.
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, OmnixError):
+    except (
+        *(LookupError, TypeError, ValueError, ArithmeticError),
+        *(AttributeError, RecursionError, OmnixError),
+    ):
         return None
     same = back.keys() == products.keys() and all(
         back[m].a.same(p.a) and back[m].b.same(p.b) and back[m].scale == p.scale

@@ -65,12 +65,21 @@ class Trial:
 
 
 def _load(folder: Path) -> tuple[nn.Module, float | None]:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        config = FluxTransformer2DModel.load_config(folder)
-        with torch.device("meta"):
-            return FluxTransformer2DModel.from_config(config), None
-    types = [entry.dtype for file in files for entry in read_header(file).tensors.values()]
+    config = FluxTransformer2DModel.load_config(folder)
+    with torch.device("meta"):
+        empty = FluxTransformer2DModel.from_config(config)
+    headers = [read_header(file) for file in sorted(folder.glob("*.safetensors"))]
+    if not headers:
+        return empty, None
+    declared = {name: entry for header in headers for name, entry in header.tensors.items()}
+    # Diffusers would go on with random weights where tensors are missing.
+    missing = sorted(set(empty.state_dict()) - set(declared))
+    if missing:
+        raise OmnixError(
+            f"{folder} is incomplete: {len(missing)} tensors are missing ({missing[0]}, ...); "
+            "download it again."
+        )
+    types = [entry.dtype for entry in declared.values()]
     usual = max(set(types), key=types.count)
     if usual not in TYPES:
         raise OmnixError(f"{folder} holds {usual} weights; use a base in F32, F16 or BF16.")

@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from safetensors import SafetensorError
 
+from ...adapters.header import read_header
 from ...errors import OmnixError
 
 _PARTS = {
@@ -32,7 +33,8 @@ class Components:
 
 
 def check(weights: Path) -> None:
-    """Raise OmnixError unless the folder has the parts, by their configuration files.
+    """Raise OmnixError unless the folder has the parts, by their configuration files, and every
+    file of weights in it is a sound safetensors file, by its header.
 
     Diffusers would take a configuration that is a text for the name of a model to download.
     """
@@ -50,6 +52,8 @@ def check(weights: Path) -> None:
             sound = False
         if not sound:
             raise OmnixError(f"{file} is no JSON object; download it again.")
+    for file in sorted(weights.glob("*/*.safetensors")):
+        read_header(file)
 
 
 def load(weights: Path, dtype: torch.dtype) -> Components:
@@ -91,7 +95,11 @@ def _load_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
 def _load_model(model_class, folder: Path, dtype: torch.dtype):
     with reading(folder):
         model, info = model_class.from_pretrained(
-            folder, torch_dtype=dtype, local_files_only=True, output_loading_info=True
+            folder,
+            torch_dtype=dtype,
+            local_files_only=True,
+            output_loading_info=True,
+            use_safetensors=True,  # else a pickle would do
         )
     # Diffusers goes on with random weights where tensors are missing.
     if info["missing_keys"] or info["mismatched_keys"]:

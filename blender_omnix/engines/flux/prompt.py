@@ -98,8 +98,9 @@ def encode(weights: Path, text: str, device: torch.device) -> Prompt:
 
     def run(model_class, part: str, tokenizer_part: str, length: int | None):
         with reading(weights / tokenizer_part):
+            # Left open, code that the folder names would be asked about on stdin, and run.
             tokenizer = AutoTokenizer.from_pretrained(
-                weights / tokenizer_part, local_files_only=True
+                weights / tokenizer_part, local_files_only=True, trust_remote_code=False
             )
         ids = tokenizer(
             text,
@@ -110,7 +111,7 @@ def encode(weights: Path, text: str, device: torch.device) -> Prompt:
         ).input_ids
         with reading(weights / part):
             model = model_class.from_pretrained(
-                weights / part, dtype=torch.bfloat16, local_files_only=True
+                weights / part, dtype=torch.bfloat16, local_files_only=True, use_safetensors=True
             )
         return model.to(device).eval()(ids.to(device))
 
