@@ -8,6 +8,7 @@ stderr, 2 usage, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -23,13 +24,25 @@ if TYPE_CHECKING:
 
     from .adapters.report import Measured
 
-_FLUX_OPTIONS = ("weights", "adapters", "device", "height", "steps", "camera_rays", "fp8")
+# The flux engine's options and how the command line spells them.
+_FLUX_OPTIONS = {
+    "weights": "--weights",
+    "adapters": "--adapters",
+    "device": "--device",
+    "height": "--network-height",
+    "steps": "--steps",
+    "camera_rays": "--camera-rays",
+    "fp8": "--fp8",
+}
 DONE, REFUSED, INTERRUPTED = 0, 1, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. Heavy imports happen inside the command."""
     args = _parser().parse_args(arguments)
+    # A path that the terminal's encoding lacks is told all the same, as stderr does.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # A terminated command cleans up exactly as an interrupted one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -114,7 +127,8 @@ def _extract(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in _FLUX_OPTIONS}
     options = {name: value for name, value in given.items() if value is not None}
     if options and args.engine != "flux":
-        raise OmnixError(f"--{next(iter(options))} belongs to the flux engine; add --engine flux.")
+        spelt = _FLUX_OPTIONS[next(iter(options))]
+        raise OmnixError(f"{spelt} belongs to the flux engine; add --engine flux.")
     settings = Settings(
         engine=args.engine,
         maps=args.maps,

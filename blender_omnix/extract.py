@@ -120,6 +120,7 @@ def extract(
     with maps.MapSetWriter(out) as writer:
         stages.enter("Reading", 0.0)
         source, linear, notes = _read(Path(file), settings)
+        digest = _sha256(Path(file))
         encoded, stops = tonemap.expose(
             linear, settings.exposure, display_referred=not source.linear
         )
@@ -154,7 +155,7 @@ def extract(
         report = {
             "engine": engine.name,
             "versions": _versions(),
-            "source": _describe(Path(file), source, stops),
+            "source": _describe(Path(file), digest, source, stops),
             "settings": asdict(settings),
             "size": [encoded.shape[1], encoded.shape[0]],
             "adapters": engine.adapters(),
@@ -185,7 +186,7 @@ def _read(file: Path, settings: Settings) -> tuple[images.Panorama, np.ndarray, 
         )
     try:
         linear, repairs = clean.repair(
-            source.pixels if source.linear else tonemap.srgb_decode(source.pixels)
+            source.pixels if source.linear else tonemap.srgb_decode(source.pixels), source.flaws
         )
     except OmnixError as error:
         raise OmnixError(f"{file} {error}.") from None
@@ -193,13 +194,15 @@ def _read(file: Path, settings: Settings) -> tuple[images.Panorama, np.ndarray, 
 
 
 def _wanted(requested: Collection[str], engine: Engine) -> tuple[str, ...]:
+    """The maps to ask the engine for: emission, which it does not make, comes by two others."""
     lacking = [name for name in requested if name != "emission" and name not in engine.makes]
     if lacking:
         raise OmnixError(
             f"The {engine.name} engine makes no {', '.join(lacking)} map; leave it out or "
             "choose another engine."
         )
-    return tuple(name for name in maps.REQUESTABLE if name in requested and name in engine.makes)
+    wanted = {*requested, *(("albedo", "normal") if "emission" in requested else ())}
+    return tuple(name for name in maps.REQUESTABLE if name in wanted & engine.makes)
 
 
 def _flatten(prediction: Prediction) -> None:
@@ -330,9 +333,15 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _describe(file: Path, source: images.Panorama, stops: float) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+def _sha256(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise OmnixError(f"{file} cannot be read ({error.strerror or error}).") from None
+
+
+def _describe(file: Path, digest: str, source: images.Panorama, stops: float) -> dict[str, Any]:
     return {
         "path": str(file.absolute()),
         "sha256": digest,

@@ -45,6 +45,20 @@ def test_an_option_of_the_other_engine_is_not_ignored(tmp_path):
     assert result.stderr.strip() == "--fp8 belongs to the flux engine; add --engine flux."
 
 
+def test_an_option_is_named_as_it_is_spelt(tmp_path):
+    result = run("extract", "a.exr", "--out", tmp_path, "--network-height", 64)
+    assert result.stderr.startswith("--network-height belongs to the flux engine")
+
+
+def test_a_path_that_the_terminal_cannot_show_is_no_failure(tmp_path):
+    images.write(tmp_path / "room.exr", box_room(32)["picture"], "float")
+    terminal = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    out = tmp_path / "\u65e5\u672c"
+    result = run("extract", tmp_path / "room.exr", "--out", out, "--maps", "depth", env=terminal)
+    assert result.returncode == 0, result.stderr
+    assert "\\u65e5\\u672c: 64 x 32" in result.stdout
+
+
 def test_help_needs_no_heavy_library():
     script = (
         "import sys; from blender_omnix.cli import _parser; _parser();"

@@ -122,6 +122,33 @@ def test_a_smaller_size_and_fewer_maps(tmp_path, source):
     assert set(maps.load(tmp_path / "out")) == {"albedo", "depth", "panorama"}
 
 
+def test_emission_alone_is_that_of_the_whole_set(tmp_path, source):
+    class Frugal(BoxRoomEngine):
+        def predict(self, panorama, maps, *rest):
+            room = super().predict(panorama, maps, *rest)
+            return {name: room[name] for name in (*maps, "sky")}
+
+    alone, whole = (
+        extract(source, tmp_path / "out", Settings(maps=names), engine=Frugal())
+        and maps.load(tmp_path / "out", ("emission",))["emission"]
+        for names in (("emission",), maps.DEFAULT_MAPS)
+    )
+    np.testing.assert_array_equal(alone, whole)
+
+
+def test_a_source_that_vanishes_gives_a_sentence(tmp_path, source, monkeypatch):
+    read = images.read_panorama
+
+    def read_and_lose(*given):
+        result = read(*given)
+        source.unlink()
+        return result
+
+    monkeypatch.setattr(images, "read_panorama", read_and_lose)
+    with pytest.raises(OmnixError, match=f"{source.name} cannot be read"):
+        run(source, tmp_path / "out")
+
+
 def test_a_larger_size_than_the_source_is_not_invented(tmp_path, source):
     report = run(source, tmp_path / "out", size=1024)
     assert report["size"] == [256, 128]

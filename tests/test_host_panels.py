@@ -34,6 +34,9 @@ class Layout:
     def label(self, *, text, icon="NONE"):
         self.texts.append(text)
 
+    def progress(self, *, factor, text):
+        self.texts.append(text)
+
     def __getattr__(self, name):
         # Rows, columns, boxes, grids and what else only arranges.
         assert name in self.bpy.types.UILayout.bl_rna.functions
@@ -106,3 +109,15 @@ def test_the_panel_tells_that_the_world_is_gone(blender, draw, host, tmp_path):
     assert sentence in draw(panel).texts
     blender.ops.omnix.follow_world(follow=False)
     assert sentence not in draw(panel).texts
+
+
+@pytest.mark.parametrize(
+    ("silence", "text"), [(1.0, "Albedo, 3 s left"), (42.0, "Albedo, no answer for 42 s")]
+)
+def test_a_worker_that_does_not_answer_is_told(draw, host, monkeypatch, silence, text):
+    job, panels = host("job"), host("panels")
+    running = {"state": job.RUNNING, "stage": "Albedo", "fraction": 0.5, "seconds_left": 3.0}
+    monkeypatch.setattr(job, "_job", SimpleNamespace(**running, cancelling=False, message=""))
+    monkeypatch.setattr(job, "_client", SimpleNamespace(silence=silence, close=lambda: None))
+    layout = draw(panels.OMNIX_PT_sidebar)
+    assert text in layout.texts

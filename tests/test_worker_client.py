@@ -160,3 +160,28 @@ def test_the_users_files_move_on_when_the_new_one_did_arrive(tmp_path):
     maps.remove_leftovers(tmp_path / "set")
     assert (tmp_path / "set" / "notes.txt").is_file()
     assert not earlier.exists()
+
+
+def test_what_a_full_disk_cut_does_not_swallow_the_ending(tmp_path, monkeypatch):
+    from blender_omnix.worker import server
+
+    events = server.Events(tmp_path / "events.jsonl")
+
+    class Full:
+        """A file that takes half of each line."""
+
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, line):
+            return self.file.write(line[: len(line) // 2])
+
+    file = events._file
+    monkeypatch.setattr(events, "_file", Full(file))
+    events.send(type="progress", job="1", stage="Saving", fraction=0.5, seconds_left=None)
+    with pytest.raises(OSError, match="No space left"):
+        events.send(type="done", job="1")
+    monkeypatch.setattr(events, "_file", file)
+    events.send(type="failed", job="1", message="The disk is full.")
+    lines = protocol.LineBuffer().feed((tmp_path / "events.jsonl").read_bytes())
+    assert protocol.decode(lines[-1])["type"] == "failed"

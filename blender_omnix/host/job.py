@@ -20,6 +20,7 @@ from bpy.app.handlers import persistent
 
 from ..errors import OmnixError
 from ..worker.client import WorkerClient
+from ..worker.protocol import HEARTBEAT
 from . import preferences
 from .renewal import Renewal
 from .source import Source
@@ -27,6 +28,7 @@ from .source import Source
 WORKER = "blender_omnix.worker.server"
 PACKAGE_ROOT = Path(__file__).parents[2]
 INTERVAL = 0.1  # seconds between two looks at the worker's events
+PATIENCE = 10 * HEARTBEAT
 
 RUNNING, DONE, FAILED, CANCELLED = "RUNNING", "DONE", "FAILED", "CANCELLED"
 
@@ -127,6 +129,14 @@ def cancel() -> None:
 def worker_lives() -> bool:
     """True while a worker runs, which may hold a model in memory."""
     return _client is not None and _client.running
+
+
+def silence() -> float | None:
+    """Seconds since a worker was last heard of that should be heard every `HEARTBEAT` seconds; None
+    while it is, give or take what a busy machine delays."""
+    if _client is None or running() is None or _client.silence < PATIENCE:
+        return None
+    return _client.silence
 
 
 def unload() -> None:

@@ -55,9 +55,14 @@ class _Extract:
 
 def _draw_progress(layout: bpy.types.UILayout, running: job.Job) -> None:
     stage = "Cancelling" if running.cancelling else running.stage
-    left = "" if running.seconds_left is None else f", {report.duration(running.seconds_left)} left"
+    silence = job.silence()
+    more = ""
+    if silence is not None:
+        more = f", no answer for {report.duration(silence)}"
+    elif running.seconds_left is not None:
+        more = f", {report.duration(running.seconds_left)} left"
     row = layout.row(align=True)
-    row.progress(factor=running.fraction, text=f"{stage}{left}")
+    row.progress(factor=running.fraction, text=f"{stage}{more}")
     row.operator(operators.OMNIX_OT_cancel.bl_idname, text="", icon="CANCEL")
 
 

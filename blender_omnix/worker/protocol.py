@@ -38,6 +38,7 @@ EVENTS = "events.jsonl"
 LOG = "worker.log"
 HEARTBEAT = 2.0
 ENDINGS = frozenset({"done", "failed", "cancelled"})
+PASSING = frozenset({"progress", "alive"})  # the next one says the same, and more
 
 Message = dict[str, Any]
 

@@ -9,6 +9,7 @@ listens on a port, and the end of stdin ends the process.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import gc
 import os
 import platform
@@ -25,7 +26,7 @@ from .. import __version__, engines, extract, maps
 from ..errors import Cancelled, OmnixError
 from .blender_numpy import provide_metadata
 from .estimate import TimeLeft
-from .protocol import EVENTS, HEARTBEAT, LOG, PROTOCOL, LineBuffer, Message, decode, encode
+from .protocol import EVENTS, HEARTBEAT, LOG, PASSING, PROTOCOL, LineBuffer, Message, decode, encode
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
@@ -37,15 +38,26 @@ _PACKAGES = ("numpy", "torch", "peft", "diffusers", "safetensors", "OpenImageIO"
 
 
 class Events:
-    """The event log, written by all threads, one whole line at a time."""
+    """The event log, written by all threads, one whole line at a time.
+
+    A full disk may cut a line. So each begins on a line of its own, which keeps what was cut from
+    swallowing the next message, and one that only tells how a job goes on may be lost.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - open as long as the process
         self._lock = threading.Lock()
 
     def send(self, **message: Any) -> None:
-        with self._lock:
-            self._file.write(encode(message))
+        """Raises OSError when the disk is full, but for a message that may be lost."""
+        line = b"\n" + encode(message)
+        try:
+            with self._lock:
+                if self._file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            if message["type"] not in PASSING:
+                raise
 
 
 class Worker:
