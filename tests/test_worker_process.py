@@ -355,7 +355,8 @@ def test_garbage_on_stdin_is_answered_and_survived(panorama, tmp_path):
     )
 
     def events():
-        return [json.loads(line) for line in (tmp_path / protocol.EVENTS).read_bytes().splitlines()]
+        log = (tmp_path / protocol.EVENTS).read_bytes()
+        return [json.loads(line) for line in protocol.LineBuffer().feed(log)]
 
     try:
         for command in commands:
