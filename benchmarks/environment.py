@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How true a rebuilt place is, against rendered scenes of known truth: `make bench-environment`.
 
-Each scene of the training generator's held-out split is rendered as a panorama with its true maps.
-The place is built from the true maps and from the maps that the compact engine predicts, then
-rendered under the same and under new light, from the viewpoint and from beside it, and compared
-with the scene itself. The figure is PSNR in dB of sRGB-encoded pictures, weighted by solid angle,
-each picture at the exposure that suits it best.
+Each scene, made by the training generator of its held-out assets, is rendered as a panorama with
+its true maps. The place is built from the true maps and from the maps that the compact engine
+predicts, then rendered under the same and under new light, from the viewpoint and from beside it,
+and compared with the scene itself; Original Light from the viewpoint is compared with the panorama.
+The figure is PSNR in dB of sRGB-encoded pictures, weighted by solid angle, each picture at the
+exposure that suits it best.
 
 Baselines: the panorama as an emissive sphere with the best gain per channel, and a flat sphere
 that has the panorama as its albedo under the new light (for moved views: that emits it).
@@ -49,7 +50,7 @@ TRUTH_SAMPLES = 256  # what noise is left in the truth counts as error
 PHOTOGRAPH_SAMPLES = 64  # the panorama that a place is built from: a photograph has little noise
 BUILD_WIDTH = 2048
 MOVES = (0.3, 0.8)
-# Seeds of the held-out split whose scenes are neither black nor a bare wall in front of the lens.
+# Seeds whose scenes are neither black nor a bare wall in front of the lens.
 SCENES = (
     ("room", 1), ("room", 2), ("room", 3), ("room", 4),
     ("outdoor", 1), ("outdoor", 2), ("outdoor", 3), ("outdoor", 4),
@@ -408,8 +409,8 @@ def _best_gains(picture: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 ROWS = (
     ("same view, photograph against another render of the scene", "noise"),
-    ("same view, Original Light, true maps", "same true unlit"),
-    ("same view, Original Light, predicted maps", "same predicted unlit"),
+    ("same view, Original Light against the photograph, true maps", "same true unlit"),
+    ("same view, Original Light against the photograph, predicted maps", "same predicted unlit"),
     ("same view, Relight, original lights, true maps", "same true relit"),
     ("same view, Relight, original lights, predicted maps", "same predicted relit"),
     ("new lamp at night, true maps", "lamp true"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Turns a panorama into a relightable place: PBR maps, geometry, material and lights."""
+"""Turns a panorama into a relightable place: PBR maps, geometry and material."""
 
 from __future__ import annotations
 

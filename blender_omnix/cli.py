@@ -2,7 +2,7 @@
 """The command line: `python -m blender_omnix extract | adapters | conformance ...`.
 
 Exit codes: 0 done (warnings are in the report), 1 refused or failed with one sentence on
-stderr, 2 usage, 130 interrupted.
+stderr, 2 usage (conformance: nothing could be compared), 130 interrupted.
 """
 
 from __future__ import annotations

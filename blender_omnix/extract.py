@@ -50,10 +50,10 @@ class Settings:
     def __post_init__(self) -> None:
         unknown = [name for name in self.maps if name not in maps.REQUESTABLE]
         if unknown or not self.maps:
-            raise OmnixError(
-                f"There is no map called {', '.join(unknown) or 'nothing'}; choose from "
-                f"{', '.join(maps.REQUESTABLE)}."
-            )
+            wrong = "No map is chosen"
+            if unknown:
+                wrong = f"There is no map called {', '.join(unknown)}"
+            raise OmnixError(f"{wrong}; choose from {', '.join(maps.REQUESTABLE)}.")
         if self.size and not (64 <= self.size <= maps.MAX_WIDTH and self.size % 2 == 0):
             raise OmnixError(
                 f"The size {self.size} is not an even width from 64 to {maps.MAX_WIDTH}."
@@ -113,7 +113,8 @@ def extract(
     `engine` is a loaded one to reuse; else one is made as the settings say. With `renews` the
     contact sheet is that of the set which one of the maps is for, as it will be with that map.
     `progress(stage, fraction)` runs 0..1 over the whole. Raises OmnixError with a sentence for the
-    user, or Cancelled; in both cases an earlier set in `out` is untouched.
+    user, or Cancelled; in both cases an earlier set in `out` is untouched, unless the sentence says
+    that the new one is there and a file of the user's own did not move along.
     """
     settings = settings or Settings()
     stages = _Stages(progress, cancelled)
@@ -194,14 +195,19 @@ def _read(file: Path, settings: Settings) -> tuple[images.Panorama, np.ndarray, 
 
 
 def _wanted(requested: Collection[str], engine: Engine) -> tuple[str, ...]:
-    """The maps to ask the engine for: emission, which it does not make, comes by two others."""
+    """The maps to ask the engine for: those requested that it makes, and what extraction wants to
+    tell lamps and lit floors by, so that a map is the same, whichever others are requested."""
     lacking = [name for name in requested if name != "emission" and name not in engine.makes]
     if lacking:
         raise OmnixError(
             f"The {engine.name} engine makes no {', '.join(lacking)} map; leave it out or "
             "choose another engine."
         )
-    wanted = {*requested, *(("albedo", "normal") if "emission" in requested else ())}
+    wanted = set(requested)
+    if "emission" in wanted:
+        wanted.add("albedo")
+    if "albedo" in wanted:
+        wanted.add("normal")
     return tuple(name for name in maps.REQUESTABLE if name in wanted & engine.makes)
 
 

@@ -299,7 +299,7 @@ def as_picture(name: str, array: np.ndarray) -> np.ndarray:
     """One map as a viewable (H, W, 3) uint8 picture.
 
     Depth is shown as its logarithm between the 1st and 99th percentile, near = bright, sky
-    black; emission through the display transform at the exposure that shows its peaks.
+    black; emission x as x / (1 + x).
     """
     if name == "normal":
         shown = array * 0.5 + 0.5

@@ -214,7 +214,7 @@ def test_progress_only_rises(tmp_path, source):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"maps": ()}, "no map called nothing"),
+        ({"maps": ()}, "No map is chosen"),
         ({"maps": ("albedo", "shine")}, "no map called shine"),
         ({"size": 101}, "not an even width"),
         ({"size": 20000}, "not an even width"),

@@ -317,7 +317,7 @@ def test_too_little_memory_says_what_to_change(weights, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(CrossAdapterAttnProcessor, "__call__", full)
-    with pytest.raises(OmnixError, match="option fp8 or a smaller height"):
+    with pytest.raises(OmnixError, match="8-bit weights or a smaller network height"):
         predict(engine, ("albedo",))
 
 

@@ -172,7 +172,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     scenes = [read(path) for path in sorted((data_folder() / "scenes" / "val").glob("*.npz"))]
     if not scenes:
-        parser.error("render validation scenes first: training.generate --split val --count 40")
+        command = "python -m training.generate --split val --count 40"
+        parser.error(f"render validation scenes first: {command}")
     model, state = load_average(options.run)
     about = describe(state)
     if options.height:

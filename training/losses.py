@@ -2,7 +2,7 @@
 """Losses per task, latitude-weighted, sky left out, object pixels weighted up.
 
 Predictions are what ``CompactNetwork.interpret`` yields, targets what ``dataset.sample`` does; all
-are (B, C, H, W). Every function returns a scalar.
+are (B, C, H, W). The loss of a task is a scalar.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Fetch the wheels that the extension bundles, or renew the lock file that lists them.
 
-    python wheels/fetch.py           download what wheels/<platform>.txt pins
+    python wheels/fetch.py           download what wheels/<platform>-py311.txt pins
     python wheels/fetch.py --lock    write that file from pyproject.toml
 
 pip does the work, so its own variables (PIP_INDEX_URL, PIP_FIND_LINKS, ...) say where from;

@@ -4,14 +4,13 @@
     python wheels/package.py           with this machine's wheels inside
     python wheels/package.py --slim    without: the worker needs an external Python
 
-The manifest says what stays out. Wheels, and the platform and Python version that they tie the
-zip to, are added to a copy of it.
+Wheels, and the platform and Python version that they tie the zip to, are added to a copy of the
+manifest.
 """
 
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import importlib.util
 import json
 import os
@@ -28,6 +27,8 @@ ROOT = fetch.WHEELS.parent
 MANIFEST = "blender_manifest.toml"
 # Blender 5.1 went from Python 3.11 to 3.13, for which these wheels are not made.
 BLENDER_VERSION_MAX = "5.1.0"
+SHIPPED = ("__init__.py", MANIFEST, "blender_omnix", "README.md", "CHANGELOG.md")
+SHIPPED += ("LICENSE", "LICENSE-WEIGHTS")
 
 
 def package(wheels: list[Path], output: Path) -> None:
@@ -49,18 +50,13 @@ def package(wheels: list[Path], output: Path) -> None:
 
 
 def _copy_shipped(stage: Path) -> None:
-    """Copy what the manifest does not exclude; whole folders of the root are not even looked at."""
-    manifest = tomllib.loads((ROOT / MANIFEST).read_text("utf-8"))
-    patterns = manifest["build"]["paths_exclude_pattern"]
-    at_root = [pattern.strip("/") for pattern in patterns if pattern.startswith("/")]
-    anywhere = [pattern.strip("/") for pattern in patterns if not pattern.startswith("/")]
-    for path in ROOT.iterdir():
-        if any(fnmatch.fnmatch(path.name, pattern) for pattern in at_root + anywhere):
-            continue
+    """Copy what ships, and nothing else that lies about in the repository."""
+    for name in SHIPPED:
+        path = ROOT / name
         if path.is_dir():
-            shutil.copytree(path, stage / path.name, ignore=shutil.ignore_patterns(*anywhere))
+            shutil.copytree(path, stage / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            shutil.copy(path, stage / path.name)
+            shutil.copy(path, stage / name)
 
 
 def _add_wheels(manifest: Path, wheels: list[Path]) -> None:

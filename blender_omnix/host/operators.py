@@ -115,13 +115,15 @@ class OMNIX_OT_extract_pbr(Extraction, bpy.types.Operator):
 
     filepath: bpy.props.StringProperty(
         name="File",
-        description="Equirectangular panorama. Empty takes the one of the scene's world",
+        description="Equirectangular panorama. Empty takes the panel's source in the window, "
+        "and the one of the scene's world in a script",
         subtype="FILE_PATH",
         options={"SKIP_SAVE", *properties.PATH_OPTIONS},
     )
     directory: bpy.props.StringProperty(
         name="Output",
-        description="Folder of the maps. Empty uses a folder beside the .blend file",
+        description="Folder of the maps. Empty uses a folder beside the .blend file, or the "
+        "extension's own while the file is not saved",
         subtype="DIR_PATH",
         options={"SKIP_SAVE", *properties.PATH_OPTIONS},
     )

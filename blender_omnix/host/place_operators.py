@@ -68,7 +68,8 @@ class _PlaceOperator:
 
         collection = place.find(self.name) if self.name else active(context)
         if collection is None:
-            raise OmnixError(f"There is no place called {self.name} in this scene.")
+            called = f"called {self.name} in this file" if self.name else "in this scene"
+            raise OmnixError(f"There is no place {called}.")
         return collection
 
     def execute(self, context: bpy.types.Context) -> set[str]:

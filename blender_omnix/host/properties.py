@@ -83,7 +83,7 @@ def camera_height_property(*options: str) -> object:
 def build_property(*options: str) -> object:
     return bpy.props.BoolProperty(
         name="Build Place",
-        description="Build geometry, material and lights from the maps",
+        description="Build geometry and material from the maps",
         default=True,
         options=set(options),
     )
@@ -112,7 +112,8 @@ class OMNIX_PG_scene(bpy.types.PropertyGroup):
     )
     directory: bpy.props.StringProperty(
         name="Output",
-        description="Folder of the maps. Empty uses a folder beside the .blend file",
+        description="Folder of the maps. Empty uses a folder beside the .blend file, or the "
+        "extension's own while the file is not saved",
         subtype="DIR_PATH",
         options=PATH_OPTIONS,
     )

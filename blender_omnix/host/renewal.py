@@ -17,18 +17,6 @@ from .. import maps
 from ..errors import OmnixError
 from . import source
 
-# What an extraction makes a map from besides the panorama: the sky comes with the depth, and the
-# normals tell lamps from walls. Without it the map would not come out as it did among the others.
-_MADE_WITH = {
-    "albedo": {"normal", "depth"},
-    "normal": {"depth"},
-    "roughness": {"depth"},
-    "metallic": {"depth"},
-    "depth": {"normal"},
-    "emission": {"albedo", "normal", "depth"},
-    "semantic": {"depth"},
-}
-
 
 @dataclass(frozen=True)
 class Renewal:
@@ -60,12 +48,10 @@ def plan(
             "as a whole."
         )
     recorded = report["settings"]
-    companions = _MADE_WITH[name] & set(recorded["maps"])
-    wanted = [key for key in maps.REQUESTABLE if key == name or key in companions]
     panorama = _panorama(collection, Path(report["source"]["path"]))
     scratch = tempfile.TemporaryDirectory(prefix="omnix-")
     renewal = Renewal(place.name_of(collection), name, folder, scratch)
-    return renewal, panorama, recorded | {"maps": wanted}
+    return renewal, panorama, recorded | {"maps": [name]}
 
 
 def _panorama(collection: bpy.types.Collection, recorded: Path) -> source.Source:

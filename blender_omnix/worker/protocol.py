@@ -33,7 +33,7 @@ from typing import Any
 
 # Raised with every change that an older host or worker would misread.
 PROTOCOL = 2
-# Names inside the run folder, which the host creates and passes as the worker's only argument.
+# Names inside the run folder, which the host creates and passes as the worker's first argument.
 EVENTS = "events.jsonl"
 LOG = "worker.log"
 HEARTBEAT = 2.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The worker process: `python -m blender_omnix.worker.server RUN_DIR [IDLE_SECONDS]`.
+"""The worker process: `python -m blender_omnix.worker.server RUN_DIR IDLE_SECONDS`.
 
 The main thread runs jobs; a reader thread takes commands, so that a cancel or the end of the
 host is noticed during a forward pass; a third thread says that the process is alive. Nothing

@@ -268,8 +268,8 @@ class Materials:
     def __init__(self, rng: np.random.Generator, split: str) -> None:
         self.rng = rng
         self.split = split
-        # What came with recipe 7 is for training alone: the test scenes stay as they are, so that
-        # scores of different versions can be compared.
+        # What came with recipe 7 and later is for training alone: the test scenes stay as they are,
+        # so that scores of different versions can be compared.
         self.extended = split == "train"
         self._shared: dict[str, bpy.types.Material] = {}
 

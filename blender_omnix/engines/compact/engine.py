@@ -116,7 +116,7 @@ class CompactEngine:
 
         Deterministic: `seed` changes nothing. What the network says of the panorama is averaged
         with what it says of its mirror image. The sky is always among the maps, and the normal with
-        every depth.
+        every depth that is asked for.
         """
         if self.network is None:
             raise RuntimeError("load() comes before predict()")

@@ -223,9 +223,10 @@ def _out_of_memory() -> Iterator[None]:
         # CUDA has a class for it, Metal only says so.
         if "out of memory" not in str(error):
             raise
+        # Metal has no 8-bit floats.
+        help_ = "" if "MPS" in str(error) else "8-bit weights or "
         raise OmnixError(
-            "The accelerator has too little memory for FLUX; use the engine's option fp8 or a "
-            "smaller height."
+            f"The accelerator has too little memory for FLUX; use {help_}a smaller network height."
         ) from error
 
 

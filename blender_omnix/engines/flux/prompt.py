@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ...adapters.header import read_header
 from ...errors import OmnixError
 from .components import reading
 
@@ -55,9 +56,10 @@ def load(weights: Path, device: torch.device) -> Prompt:
 def read(file: Path) -> Prompt:
     """Embeddings from a safetensors file. Raises OmnixError when it does not hold them."""
     try:
+        read_header(file)
         tensors = load_file(file)
         prompt = Prompt(tensors[TOKENS_KEY], tensors[POOLED_KEY])
-    except (OSError, SafetensorError, KeyError):
+    except (OSError, SafetensorError, KeyError, OmnixError):
         prompt = None
     if prompt is None or not (_sound(prompt.tokens, 3) and _sound(prompt.pooled, 2)):
         raise OmnixError(

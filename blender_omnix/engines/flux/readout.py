@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From a task's decoded image to maps in Blender's frame (METHOD: what each target holds)."""
+"""From a task's decoded image to maps in Blender's frame (docs/flux.md: From image to maps)."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ MAPS = frozenset(name for task in TASKS.values() for name in task.maps)
 
 def needed(maps: Collection[str], camera_rays: bool) -> list[str]:
     """The tasks that yield `maps`, in the order of TASKS; depth always, for its sky, and normals
-    for the scale of depth. So a map is the same, whichever others are asked for.
+    for the scale of depth.
 
     `camera_rays` chooses the normals that are also conditioned on the ray directions.
     """

@@ -6,13 +6,14 @@ metres. The panorama is reduced to a grid of *cells*, R rows from the top and 2 
 cell that shows a surface becomes one quad (a triangle beside a pole). A cell is addressed by row
 and column, or flat by `row * columns + column`.
 
-A place has four layers:
+A place has five layers:
 
 * the visible surface, its corners welded inside a surface and split at depth jumps;
 * the background, grown behind the near side of every jump, so that a step aside shows what is
   plausibly there instead of a hole;
 * the backs of slim things such as lamp shades and pillars, so that no light passes through them
   from where nobody has seen them;
+* panes in openings of the visible surface;
 * where it is enclosed, a hull outside of both, which lets no light in except through the cells
   that show the sky.
 
@@ -32,8 +33,6 @@ from ...panorama import frames, regions, resample
 # bottom right, top right. For each the row and column offset of the corner, and which of the four
 # cells around that corner (north-west, north-east, south-east, south-west) this cell is.
 _CORNERS = ((0, 0, 2), (1, 0, 1), (1, 1, 0), (0, 1, 3))
-# The same four cells as offsets from the corner.
-_AROUND = ((-1, -1), (-1, 0), (0, 0), (0, -1))
 _NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 # Metres; beyond them is the sky, as in a depth pass that was rendered.

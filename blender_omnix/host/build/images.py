@@ -30,7 +30,7 @@ def load(path: Path | str, name: str, colorspace: str) -> bpy.types.Image:
     image.colorspace_settings.name = colorspace
     if image.size[0] == 0 or image.size[1] == 0:
         bpy.data.images.remove(image)
-        raise OmnixError(f"{path} is damaged; extract the panorama again.")
+        raise OmnixError(f"{path} is damaged; choose another file, or extract the panorama again.")
     return image
 
 
