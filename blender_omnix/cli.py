@@ -24,16 +24,6 @@ if TYPE_CHECKING:
 
     from .adapters.report import Measured
 
-# The flux engine's options and how the command line spells them.
-_FLUX_OPTIONS = {
-    "weights": "--weights",
-    "adapters": "--adapters",
-    "device": "--device",
-    "height": "--network-height",
-    "steps": "--steps",
-    "camera_rays": "--camera-rays",
-    "fp8": "--fp8",
-}
 DONE, REFUSED, INTERRUPTED = 0, 1, 130
 
 
@@ -96,14 +86,20 @@ def _add_extract(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     flux = parser.add_argument_group("options of the flux engine")
-    flux.add_argument("--weights", metavar="DIR", help="FLUX.1-dev's folder")
-    flux.add_argument("--adapters", metavar="DIR", help="root of the OmniX adapters")
-    flux.add_argument("--device", help="a device of torch (default: the best there is)")
-    flux.add_argument("--network-height", type=int, dest="height", metavar="ROWS", help="at most")
-    flux.add_argument("--steps", type=int, metavar="N", help="sampling steps of each task")
-    flux.add_argument("--camera-rays", action="store_true", default=None, help="for the normals")
-    flux.add_argument("--fp8", action="store_true", default=None, help="8-bit transformer weights")
-    parser.set_defaults(run=_extract)
+    own = [
+        flux.add_argument("--weights", metavar="DIR", help="FLUX.1-dev's folder"),
+        flux.add_argument("--adapters", metavar="DIR", help="root of the OmniX adapters"),
+        flux.add_argument("--device", help="a device of torch (default: the best there is)"),
+        flux.add_argument(
+            "--network-height", type=int, dest="height", metavar="ROWS", help="at most"
+        ),
+        flux.add_argument("--steps", type=int, metavar="N", help="sampling steps of each task"),
+        flux.add_argument("--camera-rays", action="store_true", default=None, help="for normals"),
+        flux.add_argument("--fp8", action="store_true", default=None, help="8-bit weights"),
+    ]
+    parser.set_defaults(
+        run=_extract, flux={option.dest: option.option_strings[0] for option in own}
+    )
 
 
 def _measure_compact(folder: Path) -> dict[str, Measured]:
@@ -124,10 +120,10 @@ def _names(text: str) -> tuple[str, ...]:
 def _extract(args: argparse.Namespace) -> int:
     from .extract import Settings, extract
 
-    given = {name: getattr(args, name) for name in _FLUX_OPTIONS}
+    given = {name: getattr(args, name) for name in args.flux}
     options = {name: value for name, value in given.items() if value is not None}
     if options and args.engine != "flux":
-        spelt = _FLUX_OPTIONS[next(iter(options))]
+        spelt = args.flux[next(iter(options))]
         raise OmnixError(f"{spelt} belongs to the flux engine; add --engine flux.")
     settings = Settings(
         engine=args.engine,

@@ -195,8 +195,8 @@ def _read(file: Path, settings: Settings) -> tuple[images.Panorama, np.ndarray, 
 
 
 def _wanted(requested: Collection[str], engine: Engine) -> tuple[str, ...]:
-    """The maps to ask the engine for: those requested that it makes, and what extraction wants to
-    tell lamps and lit floors by, so that a map is the same, whichever others are requested."""
+    """The maps to ask the engine for: those requested that it makes, and what extraction finishes
+    them with, so that a map is the same, whichever others are requested."""
     lacking = [name for name in requested if name != "emission" and name not in engine.makes]
     if lacking:
         raise OmnixError(
@@ -206,7 +206,8 @@ def _wanted(requested: Collection[str], engine: Engine) -> tuple[str, ...]:
     wanted = set(requested)
     if "emission" in wanted:
         wanted.add("albedo")
-    if "albedo" in wanted:
+    if wanted & {"albedo", "depth"}:
+        # They tell lamps from lit floors, and give depth its scale and planes.
         wanted.add("normal")
     return tuple(name for name in maps.REQUESTABLE if name in wanted & engine.makes)
 

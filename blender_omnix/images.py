@@ -99,30 +99,32 @@ def _choose_layer(source: Any, path: Path) -> tuple[list[int], list[str]]:
     if source.format_name() != "openexr":
         spec = source.spec()
         return _colour_layers(spec).get("") or _few_channels(spec), []
-    found: list[tuple[str, int, list[int]]] = []
+    found: list[tuple[str, int, list[int]]] = []  # name, part of the file, channels
+    plain = []
     part = 0
     while source.seek_subimage(part, 0):
         spec = source.spec()
         title = spec.getattribute("oiio:subimagename") or ""
-        found += [(layer or title, part, rgb) for layer, rgb in _colour_layers(spec).items()]
+        for layer, channels in _colour_layers(spec).items():
+            found.append((layer or title, part, channels))
+            if part == 0 and not layer:
+                plain = found[-1:]
         part += 1
     source.geterror()  # that there is no further part
     combined = [entry for entry in found if "combined" in entry[0].lower().split(".")]
-    plain = [entry for entry in found if entry[1] == 0 and not entry[0]]
-    chosen = (combined or plain or found)[:1]
-    names = sorted({name for name, _, _ in found if name})
+    names = ", ".join(sorted(name for name, _, _ in found if name))
     if len(found) > 1 and not (combined or plain):
         raise OmnixError(
-            f"{path} holds several layers ({', '.join(names)}); save the one that is the picture "
-            "as a file of its own."
+            f"{path} holds several layers ({names}); save the one that is the picture as a file of "
+            "its own."
         )
-    name, part, channels = chosen[0] if chosen else ("", 0, [])
+    if not found:
+        source.seek_subimage(0, 0)
+        return _few_channels(source.spec()), []
+    name, part, channels = (combined or plain or found)[0]
     source.seek_subimage(part, 0)
-    if not chosen:
-        channels = _few_channels(source.spec())
-    if len(found) == 1 or not name:
-        return channels, []
-    return channels, [f"Of the image's layers {name} was taken ({', '.join(names)})."]
+    noted = len(found) > 1 and name
+    return channels, [f"Of the image's layers {name} was taken ({names})."] if noted else []
 
 
 def _colour_layers(spec: Any) -> dict[str, list[int]]:

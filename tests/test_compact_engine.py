@@ -177,7 +177,7 @@ def test_each_adapter_changes_its_task(engine):
 def test_only_what_is_needed_runs():
     assert needed_tasks(["albedo"]) == ["albedo", "depth"]
     assert needed_tasks(["metallic"]) == ["pbr", "depth"]
-    assert needed_tasks(["depth"]) == ["normal", "depth"]
+    assert needed_tasks(["depth"]) == ["depth"]
     assert needed_tasks(ALL) == list(TASKS)
 
 

@@ -101,6 +101,6 @@ def test_every_task_reads_its_maps(task):
 
 def test_the_tasks_of_a_map_and_of_its_sky():
     assert needed(("roughness", "metallic"), camera_rays=False) == ["rgb_to_pbr", "rgb_to_depth"]
-    assert needed(("depth",), camera_rays=False) == ["rgb_to_normal", "rgb_to_depth"]
+    assert needed(("depth",), camera_rays=False) == ["rgb_to_depth"]
     assert needed(("normal",), camera_rays=True) == ["rgb_camray_to_normal", "rgb_to_depth"]
     assert len(needed(MAPS, camera_rays=False)) == 5

@@ -87,12 +87,14 @@ def test_grey_exr_depth_channel_reads_as_stored(tmp_path, ramp):
     assert np.array_equal(images.read_raw(tmp_path / "depth.exr")[..., 0], ramp[..., 0] * 9)
 
 
-def save_layers(path, layers, **window):
+def save_layers(path, layers, title="", **window):
     """An EXR of named layers of three channels each."""
     names = [f"{layer}{'.' if layer else ''}{c}" for layer in layers for c in "RGB"]
     height, width = next(iter(layers.values())).shape[:2]
     spec = oiio.ImageSpec(width, height, len(names), "float")
     spec.channelnames = names
+    if title:
+        spec.attribute("oiio:subimagename", title)
     for name, value in window.items():
         setattr(spec, name, value)
     output = oiio.ImageOutput.create(str(path))
@@ -112,6 +114,11 @@ def test_of_a_renderers_layers_the_picture_is_taken(tmp_path, ramp):
 def test_channels_without_a_layer_are_the_picture(tmp_path, ramp):
     source = images.read_panorama(save_layers(tmp_path / "a.exr", {"AO": ramp * 0, "": ramp}))
     assert np.array_equal(source.pixels, ramp)
+
+
+def test_channels_without_a_layer_are_the_picture_in_a_file_with_a_title(tmp_path, ramp):
+    path = save_layers(tmp_path / "a.exr", {"AO": ramp * 0, "": ramp}, title="beauty")
+    assert np.array_equal(images.read_panorama(path).pixels, ramp)
 
 
 def test_the_only_layer_is_the_picture(tmp_path, ramp):

@@ -27,8 +27,10 @@ ROOT = fetch.WHEELS.parent
 MANIFEST = "blender_manifest.toml"
 # Blender 5.1 went from Python 3.11 to 3.13, for which these wheels are not made.
 BLENDER_VERSION_MAX = "5.1.0"
-SHIPPED = ("__init__.py", MANIFEST, "blender_omnix", "README.md", "CHANGELOG.md")
-SHIPPED += ("LICENSE", "LICENSE-WEIGHTS")
+SHIPPED = (
+    *("__init__.py", MANIFEST, "blender_omnix"),
+    *("README.md", "CHANGELOG.md", "LICENSE", "LICENSE-WEIGHTS"),
+)
 
 
 def package(wheels: list[Path], output: Path) -> None:

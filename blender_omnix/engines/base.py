@@ -52,8 +52,8 @@ class Engine(Protocol):
     ) -> Prediction:
         """Perceive `panorama` (H, W, 3), sRGB-encoded 0..1, any 2:1 size.
 
-        Returns at least `maps` of `makes`, and what else it made on the way (sky, and the depth
-        and normal that the metric scale wants). `progress(stage, fraction)` runs 0..1 over the
+        Returns at least `maps` of `makes`, and what else it made on the way (the sky, if it
+        tells one, whatever is asked for). `progress(stage, fraction)` runs 0..1 over the
         whole prediction. Raises Cancelled.
         """
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -693,7 +693,7 @@ def _anywhere(
 
 def _beside(rng: Rng, materials: Materials, room: Room, shape: Shape) -> None:
     """Put a low shape right beside the camera, which looks down on it, where it fits."""
-    camera, *others = room.taken
+    beyond = replace(room, taken=room.taken[1:])  # nearer than the camera's own square allows
     for _ in range(8):
         yaw = rng.integers(4) * np.pi / 2 + (rng.normal(0, 0.2) if rng.random() < 0.4 else 0.0)
         low, high = meshes.extent(moved(shape, (0, 0, 0), yaw))
@@ -703,10 +703,7 @@ def _beside(rng: Rng, materials: Materials, room: Room, shape: Shape) -> None:
         place[across] = gap - low[across] if rng.random() < 0.5 else -gap - high[across]
         place[1 - across] = rng.uniform(-high[1 - across], -low[1 - across])
         a, b = place + low[:2], place + high[:2]
-        room.taken = others
-        free = room.free(*a, *b)
-        room.taken = [camera, *others]
-        if free:
+        if beyond.free(*a, *b):
             room.taken.append((*a, *b))
             meshes.add(shape, fu.resolve(shape, materials), (*place, 0), yaw)
             return

@@ -115,8 +115,7 @@ class CompactEngine:
         """Maps at the size the weights were trained for. See `Engine.predict`.
 
         Deterministic: `seed` changes nothing. What the network says of the panorama is averaged
-        with what it says of its mirror image. The sky is always among the maps, and the normal with
-        every depth that is asked for.
+        with what it says of its mirror image. The sky is always among the maps.
         """
         if self.network is None:
             raise RuntimeError("load() comes before predict()")
@@ -147,10 +146,8 @@ class CompactEngine:
 
 
 def needed_tasks(maps: Collection[str]) -> list[str]:
-    """Tasks that yield `maps`; depth always, for its sky, and normals for the scale of depth."""
+    """Tasks that yield `maps`; depth always, for its sky."""
     needed = {_TASK_OF[name] for name in maps} | {"depth"}
-    if "depth" in maps:
-        needed.add("normal")
     return [task for task in TASKS if task in needed]
 
 

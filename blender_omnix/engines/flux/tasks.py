@@ -27,13 +27,10 @@ MAPS = frozenset(name for task in TASKS.values() for name in task.maps)
 
 
 def needed(maps: Collection[str], camera_rays: bool) -> list[str]:
-    """The tasks that yield `maps`, in the order of TASKS; depth always, for its sky, and normals
-    for the scale of depth.
+    """The tasks that yield `maps`, in the order of TASKS; depth always, for its sky.
 
     `camera_rays` chooses the normals that are also conditioned on the ray directions.
     """
     unused = "rgb_to_normal" if camera_rays else "rgb_camray_to_normal"
     wanted = {*maps, "depth"}
-    if "depth" in maps:
-        wanted.add("normal")
     return [name for name, task in TASKS.items() if name != unused and wanted & set(task.maps)]
