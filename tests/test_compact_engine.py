@@ -9,7 +9,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from blender_omnix.adapters.header import sha256
 from blender_omnix.adapters.inject import activate
 from blender_omnix.engines.base import Engine
 from blender_omnix.engines.compact.engine import (
@@ -240,6 +242,19 @@ def test_swapped_adapter_files_are_refused(copied):
     shutil.copy(copied / "normal.safetensors", copied / "depth.safetensors")
     with pytest.raises(OmnixError, match=r"depth\.safetensors"):
         CompactEngine(copied).load(silent)
+
+
+def test_weights_of_another_version_are_refused_in_a_sentence(copied):
+    tensors = load_file(copied / BASE)
+    tensors["encoder.stem.bias"] = tensors["encoder.stem.bias"][1:].contiguous()
+    tensors["encoder.root.bias"] = torch.zeros(4)
+    save_file(tensors, copied / BASE)
+    card = json.loads((copied / CARD).read_text())
+    card["sha256"][BASE] = sha256(copied / BASE)
+    (copied / CARD).write_text(json.dumps(card))
+    with pytest.raises(OmnixError, match=r"2 tensors differ.*encoder\.root\.bias") as refused:
+        CompactEngine(copied).load(silent)
+    assert str(copied / BASE) in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_the_shipped_weights_are_small_and_described():

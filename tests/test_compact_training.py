@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from blender_omnix.engines.compact.engine import CompactEngine
 from blender_omnix.engines.compact.network import CompactNetwork
 from blender_omnix.panorama import frames, tonemap
-from training import augment, export, losses, metrics
+from training import augment, export, losses, metrics, pack
 from training.dataset import Scenes, read, relight, sample
 from training.evaluate import (
     PACKAGE,
@@ -41,6 +41,7 @@ from training.train import (
     grow,
     learning_rate,
     load_average,
+    loader,
     main,
     train,
     update,
@@ -157,8 +158,30 @@ def test_processes_share_the_scenes(folder, tmp_path):
         (tmp_path / "train" / f"{name}.npz").write_bytes(source)
     parts = [Scenes("train", tmp_path, rank=rank, of=2) for rank in (0, 1)]
     assert [list(part.scenes) for part in parts] == [names[::2], names[1::2]]
-    assert [part.total for part in parts] == [3, 3]
     assert list(Scenes("train", tmp_path, limit=2, rank=1, of=2).scenes) == [names[1]]
+
+
+def test_a_packed_scene_comes_back_nearly_the_same(folder, tmp_path):
+    files = sorted((folder / "train").glob("*.npz"))
+    packs = pack.pack(files, tmp_path / "packs", size=0.02)
+    assert len(packs) > 1
+    pack.main(["--unpack", *map(str, packs), "--to", str(tmp_path / "back" / "train")])
+    for path in files:
+        with np.load(path) as was, np.load(tmp_path / "back" / "train" / path.name) as back:
+            assert was.keys() == back.keys()
+            for name in was:
+                assert (was[name].dtype, was[name].shape) == (back[name].dtype, back[name].shape)
+            for name in ("lights", "normal", "object", "meta"):
+                assert np.array_equal(was[name], back[name])
+            assert np.array_equal(was["pbr"][..., 1], back["pbr"][..., 1])
+            assert np.array_equal(was["depth"] == 0, back["depth"] == 0)
+            there = was["depth"] > 0
+            ratio = back["depth"][there].astype(float) / was["depth"][there]
+            assert np.abs(np.log(ratio)).max() < 0.6 * pack.STEP + 1e-3
+            for name, worst in (("albedo", 3.0), ("pbr", 3.0)):
+                assert np.abs(was[name].astype(float) - back[name]).mean() < worst
+            error = np.log(back["radiance"] + 0.02) - np.log(was["radiance"] + 0.02)
+            assert np.abs(error).mean() < 0.05
 
 
 def test_relighting_is_a_sum_of_components_and_varies(scene):
@@ -322,12 +345,11 @@ def test_the_box_oracle_is_exact_in_an_empty_room(scene):
 
 
 def test_training_lowers_the_loss_and_resumes(folder, tmp_path):
-    scenes = Scenes("train", folder)
     recipe = Recipe(batch=2, warm_up=2)
     run = Run.open(tmp_path, 0, recipe)
-    batch = draw(list(scenes.scenes.values()), run)
+    batch = draw(list(Scenes("train", folder).scenes.values()), 0, 0, 2)
     before = sum(losses.total(run.model(batch["panorama"]), batch).values())
-    train(run, scenes, minutes=0, steps=6)
+    train(run, loader(run, folder), minutes=0, steps=6)
     after = sum(losses.total(run.model(batch["panorama"]), batch).values())
     assert after < before
     resumed = Run.open(tmp_path, 0, recipe)
@@ -340,7 +362,7 @@ def test_training_lowers_the_loss_and_resumes(folder, tmp_path):
         for number, state in states.items():
             for name, value in state.items():
                 assert torch.equal(value, olds[number][name])
-    train(resumed, scenes, minutes=0, steps=6)
+    train(resumed, loader(resumed, folder), minutes=0, steps=6)
     assert resumed.step == 6
     average, state = load_average(tmp_path)
     assert state["step"] == 6
@@ -360,6 +382,37 @@ def test_a_muon_step_has_the_singular_vectors_of_the_gradient_and_about_equal_va
     along = torch.einsum("mk,mn,kn->k", u, weight.detach(), v) / -(0.02 * max(shape) ** 0.5)
     assert along.min() > 0.65 and along.max() < 1.35
     assert torch.equal(orthogonalise(torch.zeros(shape)), torch.zeros(shape))
+
+
+def test_the_card_names_the_device_its_hours_and_the_command():
+    state = {"seed": 5, "step": 9, "samples": 36, "seconds": 7200.0, "cpu_seconds": 1800.0}
+    state |= {"recipe": {"height": 128, "batch": 4, "learning_rate": 1e-3}, "origin": None}
+    cpu = state | {"device": "cpu"}
+    assert export.compute(cpu) == {"device": "cpu", "cpu_hours": 0.5}
+    assert "--device" not in export.command(cpu)
+    gpu = state | {"device": "Some GPU", "origin": {"drop": ["decoder.level0"]}}
+    assert export.compute(gpu) == {"device": "Some GPU", "gpu_hours": 2.0}
+    assert export.command(gpu).endswith("--device cuda --grow WEIGHTS --drop decoder.level0")
+
+
+def test_muon_steps_of_weights_of_one_size_do_not_mix():
+    generator = torch.Generator().manual_seed(0)
+
+    def weights():
+        values = [torch.randn(8, 4, 3, 3, generator=generator) for _ in range(3)]
+        return [torch.nn.Parameter(torch.zeros_like(value)) for value in values], values
+
+    together, gradients = weights()
+    alone = [torch.nn.Parameter(torch.zeros_like(weight)) for weight in together]
+    for some in (together, *([weight] for weight in alone)):
+        muon = Muon(some, lr=0.1, weight_decay=0.1)
+        for _ in range(2):
+            for weight, gradient in zip(together + alone, gradients * 2, strict=True):
+                weight.grad = gradient
+            muon.step()
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other)
+    assert not torch.allclose(together[0], together[1])
 
 
 @pytest.mark.parametrize("confusion", [0.5, 2.0])
@@ -488,14 +541,15 @@ def test_a_wider_network_grows_from_weights_without_losing_a_tensor(tmp_path):
     export.write(narrow, tmp_path, ABOUT)
     wide = Model()
     found = grow(wide, tmp_path)
-    assert found["tensors"] == {"whole": len(narrow.state_dict()), "in part": 0, "fresh": 0}
+    whole = len(narrow.state_dict())
+    assert found["tensors"] == {"whole": whole, "in part": 0, "fresh": 0, "dropped": 0}
     assert (found["samples"], found["grown_from"]) == (7, {"samples": 4})
     for name, value in narrow.state_dict().items():
         torch.testing.assert_close(wide.state_dict()[name], value, rtol=1e-3, atol=1e-4)
 
     # The same weights as those of a network that was narrower in one place.
     cut = load_file(tmp_path / "base.safetensors")
-    name = "decoder.level0.weight"
+    name = "decoder.level0.conv1.weight"
     cut[name] = cut[name][:5, :7].contiguous()
     save_again(tmp_path, "base.safetensors", cut)
     fresh = Model()
@@ -504,6 +558,24 @@ def test_a_wider_network_grows_from_weights_without_losing_a_tensor(tmp_path):
     after = fresh.state_dict()[f"network.{name}"]
     torch.testing.assert_close(after[:5, :7], cut[name].float())
     assert torch.equal(after[5:], before[5:]) and torch.equal(after[:, 7:], before[:, 7:])
+
+
+def test_modules_that_are_dropped_stay_fresh_and_are_counted(tmp_path):
+    export.write(Model(), tmp_path, ABOUT)
+    stray = load_file(tmp_path / "base.safetensors")
+    stray["decoder.norm9.weight"] = torch.zeros(4)
+    save_again(tmp_path, "base.safetensors", stray)
+    fresh = Model()
+    before = fresh.state_dict()
+    before = {name: value.clone() for name, value in before.items()}
+    found = grow(fresh, tmp_path, ["decoder.norm9", "decoder.level0"])
+    own = [name for name in before if ".decoder.level0." in name.replace("/", ".")]
+    assert found["tensors"]["dropped"] == len(own) + 1 and found["tensors"]["fresh"] == len(own)
+    assert found["drop"] == ["decoder.norm9", "decoder.level0"]
+    for name in own:
+        assert torch.equal(fresh.state_dict()[name], before[name])
+    with pytest.raises(ValueError, match="level8"):
+        grow(Model(), tmp_path, ["decoder.level8"])
 
 
 def test_weights_that_have_no_place_in_the_network_are_named(tmp_path):
@@ -529,6 +601,20 @@ def test_training_without_scenes_is_a_usage_error(tmp_path, capsys):
         main(["--out", str(tmp_path), "--scenes", str(tmp_path), "--steps", "1"])
     assert stop.value.code == 2
     assert "training.generate" in capsys.readouterr().err
+
+
+def test_workers_draw_what_the_training_process_would_and_in_order(folder, tmp_path):
+    """Two workers hold every other scene each and take turns."""
+    run = Run.open(tmp_path, 3, Recipe(height=64, batch=2))
+    run.step = 5
+    parts = [Scenes("train", folder, height=64, rank=number, of=2) for number in range(2)]
+    batches = iter(loader(run, folder, workers=2))
+    for step in range(5, 9):
+        scenes = list(parts[(step - 5) % 2].scenes.values())
+        expected, found = draw(scenes, 3, step, 2), next(batches)
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            assert torch.equal(found[name], value)
 
 
 @pytest.mark.slow
@@ -557,6 +643,14 @@ def test_two_processes_train_one_model(folder, tmp_path):
     trained = torch.load(together / "checkpoint.pt", weights_only=True)["model"]
     for name, value in run.model.state_dict().items():
         torch.testing.assert_close(trained[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("more", [["--workers", "1"], ["--device", "cuda"]])
+def test_processes_that_train_together_are_of_the_cpu_alone(folder, tmp_path, capsys, more):
+    with pytest.raises(SystemExit):
+        options = ["--scenes", str(folder), "--steps", "1", "--processes", "2"]
+        main(["--out", str(tmp_path), *options, *more])
+    assert "--processes is for CPUs" in capsys.readouterr().err
 
 
 def test_learning_rate_warms_up_and_cools_down():

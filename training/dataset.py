@@ -107,11 +107,22 @@ def _mean2(values: np.ndarray) -> np.ndarray:
     return values.reshape(height // 2, 2, width // 2, 2, *values.shape[2:]).mean((1, 3))
 
 
-class Scenes:
-    """The scenes of one split in memory; ``refresh`` picks up files rendered since.
+def split_folder(split: str, folder: Path | None = None) -> Path:
+    """Where the scenes of a split are: in `folder`, which by default is that of the data."""
+    return (folder or data_folder() / "scenes") / split
 
-    Of processes that train together each holds a part: that of number ``rank`` every ``of``-th
-    scene, or all where they are fewer than processes. ``total`` counts all, at most ``limit``.
+
+def scene_files(split: str, folder: Path | None = None, limit: int | None = None) -> list[Path]:
+    """The scene files of a split, at most `limit`, in name order."""
+    return sorted(split_folder(split, folder).glob("*.npz"))[:limit]
+
+
+class Scenes:
+    """The scenes of one split in memory, at most ``limit``; ``refresh`` picks up files rendered
+    since.
+
+    Of processes that draw together each holds a part, by the scenes' seeds: that of number ``rank``
+    every ``of``-th, or all scenes while it would have none.
     """
 
     def __init__(
@@ -123,19 +134,16 @@ class Scenes:
         rank: int = 0,
         of: int = 1,
     ) -> None:
+        self.split, self.folder, self.limit = split, folder, limit
         self.height = height
-        self.folder = (folder or data_folder() / "scenes") / split
-        self.limit = limit
         self.rank, self.of = rank, of
         self.scenes: dict[str, Scene] = {}
-        self.total = 0
         self.refresh()
 
     def refresh(self) -> int:
         """Reads new files in name order; returns how many there were."""
-        files = sorted(self.folder.glob("*.npz"))[: self.limit]
-        self.total = len(files)
-        mine = files[self.rank :: self.of] if len(files) >= self.of else files
+        files = scene_files(self.split, self.folder, self.limit)
+        mine = [path for path in files if int(path.stem) % self.of == self.rank] or files
         new = [p for p in mine if p.stem not in self.scenes]
         for path in new:
             self.scenes[path.stem] = read(path, self.height)

@@ -128,10 +128,17 @@ def describe(state: dict) -> dict:
         "scenes": last.get("scenes"),
         "steps": state["step"],
         "samples": state["samples"],
-        "cpu_hours": round(state["cpu_seconds"] / 3600, 2),
+        **compute(state),
         "height": state["recipe"]["height"],
         "recipe": state["recipe"],
     }
+
+
+def compute(state: dict) -> dict:
+    """The device of the training and the hours that it took: of its cores, or of a GPU."""
+    if state["device"] == "cpu":
+        return {"device": "cpu", "cpu_hours": round(state["cpu_seconds"] / 3600, 2)}
+    return {"device": state["device"], "gpu_hours": round(state["seconds"] / 3600, 2)}
 
 
 def command(state: dict) -> str:
@@ -142,7 +149,10 @@ def command(state: dict) -> str:
     words += [f"--batch {recipe['batch']} --rate {recipe['learning_rate']:g}"]
     together = round(state["samples"] / max(1, state["step"] * recipe["batch"]))
     words += [f"--processes {together}"] if together > 1 else []
-    words += ["--grow WEIGHTS"] if state["origin"] else []
+    words += ["--device cuda"] if state["device"] != "cpu" else []
+    if state["origin"]:
+        words += ["--grow WEIGHTS", *(["--drop"] * ("drop" in state["origin"]))]
+        words += state["origin"].get("drop", [])
     return " ".join(words)
 
 

@@ -31,11 +31,15 @@ def total(predicted: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, 
     }
 
 
-def weights(target: dict[str, Tensor]) -> Tensor:
-    """Solid angle x valid x (1 + OBJECT_WEIGHT on objects), (B, 1, H, W)."""
+def area(target: dict[str, Tensor]) -> Tensor:
+    """Solid angle x valid, (B, 1, H, W)."""
     valid = target["valid"]
-    solid_angle = latitudes(valid.shape[2]).to(valid).cos()[None, None, :, None]
-    return solid_angle * valid * (1.0 + OBJECT_WEIGHT * target["object"])
+    return latitudes(valid.shape[2]).to(valid).cos()[None, None, :, None] * valid
+
+
+def weights(target: dict[str, Tensor]) -> Tensor:
+    """Area x (1 + OBJECT_WEIGHT on objects), (B, 1, H, W)."""
+    return area(target) * (1.0 + OBJECT_WEIGHT * target["object"])
 
 
 def mean(values: Tensor, weight: Tensor) -> Tensor:
@@ -55,13 +59,13 @@ def gradient(error: Tensor, weight: Tensor) -> Tensor:
 
 
 def albedo(predicted: Tensor, target: dict[str, Tensor]) -> Tensor:
-    """L1 and gradients of the encoded colour, and the log MSE of each image (its PSNR)."""
+    """L1 and gradients of the encoded colour, and the log MSE of each image over its area: its
+    PSNR."""
     error = predicted - target["albedo"]
-    weight = weights(target)
-    area = weight * 3
-    mse = (error.square() * weight).sum((1, 2, 3)) / area.sum((1, 2, 3)).clamp(min=1e-6)
+    weight, plain = weights(target), area(target)
+    mse = (error.square() * plain).sum((1, 2, 3)) / (3 * plain.sum((1, 2, 3))).clamp(min=1e-6)
     return (
-        2.0 * mean(error.abs(), weight) + gradient(error, weight) + 0.1 * (mse + 1e-3).log().mean()
+        2.0 * mean(error.abs(), weight) + gradient(error, weight) + 0.2 * (mse + 1e-3).log().mean()
     )
 
 

@@ -21,23 +21,24 @@ _ROUNDS = 5
 _ADAM_SIZE = 0.2  # root mean square of the entries of a usual Adam step, over its learning rate
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """A matrix (M, N) float32 with the same singular vectors and singular values of about 1.
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Matrices (..., M, N) float32 with the same singular vectors and singular values of about 1.
 
     Those below about 1e-3 of its Frobenius norm stay small. A zero matrix stays zero.
     """
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    wide = wide / wide.norm().clamp(min=1e-12)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    wide = matrices.mT if tall else matrices
+    wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-12)
     a, b, c = _QUINTIC
     # Every factor is a polynomial of the Gram matrix, so that all commute with it.
-    gram = wide @ wide.T
-    product = identity = torch.eye(len(gram))
+    gram = wide @ wide.mT
+    product = identity = torch.eye(gram.shape[-1], device=gram.device)
     for _ in range(_ROUNDS):
         factor = a * identity + b * gram + c * (gram @ gram)
         product = factor @ product
         gram = factor @ gram @ factor
     wide = product @ wide
-    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+    return wide.mT if tall else wide
 
 
 class Muon(torch.optim.Optimizer):
@@ -52,16 +53,21 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
+            # Matrices of one size are brought through together: a GPU would else wait for calls.
+            sizes: dict[torch.Size, list[Tensor]] = {}
             for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(weight)
-                momentum = state["momentum_buffer"]
-                momentum.lerp_(weight.grad, 1.0 - group["momentum"])
-                ahead = weight.grad.lerp(momentum, group["momentum"]).flatten(1)
-                size = _ADAM_SIZE * max(ahead.shape) ** 0.5
-                change = orthogonalise(ahead).view(weight.shape)
-                weight.mul_(1.0 - group["lr"] * group["weight_decay"])
-                weight.add_(change, alpha=-group["lr"] * size)
+                if weight.grad is not None:
+                    sizes.setdefault(weight.flatten(1).shape, []).append(weight)
+            for size, weights in sizes.items():
+                for weight in weights:
+                    if not self.state[weight]:
+                        self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+                gradients = [weight.grad for weight in weights]
+                momentum = [self.state[weight]["momentum_buffer"] for weight in weights]
+                torch._foreach_lerp_(momentum, gradients, 1.0 - group["momentum"])
+                ahead = torch._foreach_lerp(gradients, momentum, group["momentum"])
+                changes = orthogonalise(torch.stack([each.flatten(1) for each in ahead]))
+                changes = [c.view(w.shape) for c, w in zip(changes, weights, strict=True)]
+                step = group["lr"] * _ADAM_SIZE * max(size) ** 0.5
+                torch._foreach_mul_(weights, 1.0 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(weights, changes, alpha=-step)

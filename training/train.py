@@ -7,13 +7,15 @@ Stops after the minutes (of wall time) or steps given, counted over all runs int
 again goes on from the last checkpoint. Scenes rendered meanwhile are picked up as they appear.
 Most is learnt at half size (``--height 64``), where a sample costs less, but it does not carry
 over by itself: go on at full size. ``--grow FOLDER`` starts a new run from exported weights, also
-of a narrower network. ``--processes N`` averages the gradients of N processes, a core each. The
-learning rate is constant, then falls as a cosine to zero over the last part of the run.
+of a narrower network. ``--processes N`` averages the gradients of N processes, a core each. On GPUs
+(``--device cuda``) one process trains and ``--workers N`` draw its batches. The learning rate is
+constant, then falls as a cosine to zero over the last part of the run.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -21,6 +23,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -29,12 +32,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.func import functional_call
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from blender_omnix.engines.compact.engine import BASE, verify
 from blender_omnix.engines.compact.network import TASKS, CompactNetwork
 
 from . import lora, losses
-from .dataset import HEIGHT, Scene, Scenes, sample
+from .dataset import HEIGHT, Scene, Scenes, sample, scene_files, split_folder
 from .muon import Muon
 
 
@@ -75,14 +79,15 @@ class Model(nn.Module):
         return maps
 
 
-def grow(model: Model, weights: Path) -> dict:
+def grow(model: Model, weights: Path, drop: Sequence[str] = ()) -> dict:
     """Fills a new model with exported weights, which may be those of a narrower network.
 
     A tensor gets the old values in its leading corner and keeps its own fresh ones elsewhere; what
-    the old network did not have stays fresh. Returns where the old weights and their own ancestors
-    come from, of their card, and how many tensors were filled wholly, in part and not at all. An
-    old tensor that the new network has not or that is larger there than here is a ValueError:
-    nothing is left out in silence.
+    the old network did not have stays fresh, and modules of the old one named in ``drop`` are not
+    taken over. Returns where the old weights and their own ancestors come from, of their card, and
+    how many tensors were filled wholly, in part and not at all, and dropped. An old tensor that the
+    new network has not or that is larger there than here is a ValueError, and so is a module to
+    drop that the old one has not: nothing is left out in silence.
     """
     card = verify(weights)
     old = {f"network.{name}": value for name, value in load_file(weights / BASE).items()}
@@ -90,16 +95,25 @@ def grow(model: Model, weights: Path) -> dict:
         for name, value in load_file(weights / f"{task}.safetensors").items():
             key = name.removeprefix("base_model.model.").replace(".", "/")
             old[f"adapters.{task}.{key}"] = value
+    dropped: set[str] = set()
+    for module in drop:
+        inside = {name for name in old if f".{module}." in name.replace("/", ".")}
+        if not inside:
+            raise ValueError(f"{weights}: nothing to drop is called {module}")
+        dropped |= inside
+    old = {name: value for name, value in old.items() if name not in dropped}
     new = model.state_dict()
     unplaced = [n for n, v in old.items() if n not in new or not _holds(new[n], v)]
     if unplaced:
         raise ValueError(f"{weights}: no place in this network for {', '.join(unplaced)}")
-    counts = {"whole": 0, "in part": 0, "fresh": len(new) - len(old)}
+    counts = {"whole": 0, "in part": 0, "fresh": len(new) - len(old), "dropped": len(dropped)}
     for name, value in old.items():
         new[name][tuple(slice(size) for size in value.shape)] = value.float()
         counts["whole" if value.shape == new[name].shape else "in part"] += 1
-    lineage = {k: card[k] for k in ("code", "scenes", "samples", "cpu_hours")}
-    return lineage | {"tensors": counts, "grown_from": card.get("grown_from")}
+    kept = ("code", "scenes", "samples", "device", "cpu_hours", "gpu_hours")
+    lineage = {name: card[name] for name in kept if name in card}
+    more = {"drop": list(drop)} if drop else {}
+    return lineage | more | {"tensors": counts, "grown_from": card.get("grown_from")}
 
 
 def _holds(large: Tensor, small: Tensor) -> bool:
@@ -113,6 +127,7 @@ class Run:
     """All state of a training run."""
 
     RESUMED = ("seed", "step", "samples", "seconds", "cpu_seconds", "history", "origin")
+    CPU = torch.device("cpu")
 
     folder: Path
     seed: int
@@ -126,20 +141,32 @@ class Run:
     cpu_seconds: float = 0.0
     history: list[dict] = field(default_factory=list)
     origin: dict | None = None  # of the weights that the run started from
+    device: torch.device = CPU
 
     @classmethod
-    def open(cls, folder: Path, seed: int, recipe: Recipe, grow_from: Path | None = None) -> Run:
+    def open(
+        cls,
+        folder: Path,
+        seed: int,
+        recipe: Recipe,
+        grow_from: Path | None = None,
+        drop: Sequence[str] = (),
+        device: torch.device = CPU,
+    ) -> Run:
         """Goes on from the folder's checkpoint, or starts anew: from exported weights, if given."""
         torch.manual_seed(seed)
-        model = Model().to(memory_format=torch.channels_last)
+        model = Model()
         origin = None
         if grow_from and not (folder / "checkpoint.pt").exists():
-            origin = grow(model, grow_from)
-        average = Model().to(memory_format=torch.channels_last).requires_grad_(False)
+            origin = grow(model, grow_from, drop)
+        average = Model().requires_grad_(False)
         average.load_state_dict(model.state_dict())
-        run = cls(folder, seed, recipe, model, average, optimizers(model, recipe), origin=origin)
+        for each in (model, average):
+            each.to(device, memory_format=layout(device))
+        steps = optimizers(model, recipe)
+        run = cls(folder, seed, recipe, model, average, steps, origin=origin, device=device)
         if (folder / "checkpoint.pt").exists():
-            state = torch.load(folder / "checkpoint.pt", weights_only=True)
+            state = torch.load(folder / "checkpoint.pt", map_location=device, weights_only=True)
             model.load_state_dict(state["model"])
             average.load_state_dict(state["average"])
             for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
@@ -156,12 +183,23 @@ class Run:
             "average": self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "recipe": asdict(self.recipe),
+            "device": device_name(self.device),
         }
         for name in self.RESUMED:
             state[name] = getattr(self, name)
         partial = self.folder / "checkpoint.part"
         torch.save(state, partial)
         os.replace(partial, self.folder / "checkpoint.pt")
+
+
+def layout(device: torch.device) -> torch.memory_format:
+    """The memory layout in which a device trains fastest: on GPUs group norm takes only one."""
+    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
+
+
+def device_name(device: torch.device) -> str:
+    """What the device is called in the card of the weights."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def optimizers(model: Model, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -185,7 +223,7 @@ def optimizers(model: Model, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 def load_average(folder: Path) -> tuple[Model, dict]:
     """The averaged model of a run and the rest of its checkpoint."""
-    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    state = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
     model = Model()
     model.load_state_dict(state["average"])
     return model.to(memory_format=torch.channels_last).eval(), state
@@ -224,24 +262,54 @@ def share(run: Run, progress: float) -> float:
     return float(flat[0])
 
 
-def draw(scenes: list[Scene], run: Run) -> dict[str, Tensor]:
+def draw(scenes: Sequence[Scene], seed: int, step: int, count: int) -> dict[str, Tensor]:
     """The batch of a step; depends on the seed, the step, the process and the scenes alone."""
-    rng = np.random.default_rng([run.seed, run.step, rank()])
-    count = run.recipe.batch
+    rng = np.random.default_rng([seed, step, rank()])
     chosen = rng.choice(len(scenes), count, replace=count > len(scenes))
     examples = [sample(scenes[i], rng) for i in chosen]
-    return {
-        name: torch.from_numpy(np.stack([e[name] for e in examples])).contiguous(
-            memory_format=torch.channels_last
-        )
-        for name in examples[0]
-    }
+    return {name: torch.from_numpy(np.stack([e[name] for e in examples])) for name in examples[0]}
+
+
+class Batches(IterableDataset):
+    """The batches of a run from its next step on, without end; scenes rendered meanwhile join.
+
+    Each process that draws, one that trains or a worker of it, holds a part of the scenes.
+    """
+
+    def __init__(self, run: Run, folder: Path | None, limit: int | None) -> None:
+        self.seed, self.step, self.recipe = run.seed, run.step, run.recipe
+        self.folder, self.limit = folder, limit
+
+    def count(self) -> int:
+        """How many scenes there are by now."""
+        return len(scene_files("train", self.folder, self.limit))
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        part = {"rank": rank() * workers + number, "of": processes() * workers}
+        scenes = Scenes("train", self.folder, self.limit, self.recipe.height, **part)
+        looked = time.monotonic()
+        for step in itertools.count(self.step + number, workers):
+            if time.monotonic() - looked > 30:
+                scenes.refresh()
+                looked = time.monotonic()
+            yield draw(list(scenes.scenes.values()), self.seed, step, self.recipe.batch)
+
+
+def loader(run: Run, folder: Path | None, limit: int | None = None, workers: int = 0) -> DataLoader:
+    """The batches of a run, drawn by so many workers, or by this process itself if 0."""
+    pinned = run.device.type == "cuda"
+    batches = Batches(run, folder, limit)
+    return DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pinned)
 
 
 def train_step(
     run: Run, batch: dict[str, Tensor], progress: float
-) -> tuple[dict[str, float], float]:
+) -> tuple[dict[str, Tensor], float]:
     """One optimiser step; returns the loss of each task and the progress all processes agree on."""
+    place = {"device": run.device, "memory_format": layout(run.device), "non_blocking": True}
+    batch = {name: value.to(**place) for name, value in batch.items()}
     run.model.zero_grad(set_to_none=True)
     parts = losses.total(run.model(batch["panorama"]), batch)
     torch.stack(list(parts.values())).sum().backward()
@@ -255,7 +323,7 @@ def train_step(
         torch._foreach_lerp_(
             list(run.average.parameters()), list(run.model.parameters()), 1.0 - decay
         )
-    return {name: float(value.detach()) for name, value in parts.items()}, progress
+    return {name: value.detach() for name, value in parts.items()}, progress
 
 
 def update(run: Run, rate: float) -> None:
@@ -266,25 +334,23 @@ def update(run: Run, rate: float) -> None:
         optimizer.step()
 
 
-def train(run: Run, scenes: Scenes, *, minutes: float, steps: int) -> None:
+def train(run: Run, batches: DataLoader, *, minutes: float, steps: int) -> None:
     """Trains until the minutes or steps are spent (0 = no limit); logs and saves on the way."""
     started, cpu_started = time.monotonic(), time.process_time()
     before, cpu_before = run.seconds, run.cpu_seconds
-    saved = looked = started
-    running: dict[str, float] = {}
+    saved = started
+    running: dict[str, Tensor] = {}
     # A run that is resumed when it is over takes no further step.
     progress = max(
         run.seconds / (60 * minutes) if minutes else 0.0, run.step / steps if steps else 0.0
     )
-    while progress < 1.0:
+    if progress >= 1.0:
+        return
+    for batch in batches:
         now = time.monotonic()
         run.seconds = before + now - started
         run.cpu_seconds = cpu_before + (time.process_time() - cpu_started) * processes()
         spent = run.seconds / (60 * minutes) if minutes else 0.0
-        if now - looked > 60:
-            scenes.refresh()
-            looked = now
-        batch = draw(list(scenes.scenes.values()), run)
         done = (run.step + 1) / steps if steps else 0.0
         parts, progress = train_step(run, batch, max(spent, done))
         for name, value in parts.items():
@@ -293,17 +359,19 @@ def train(run: Run, scenes: Scenes, *, minutes: float, steps: int) -> None:
             entry = {
                 "step": run.step,
                 "samples": run.samples,
-                "scenes": scenes.total,
+                "scenes": batches.dataset.count(),
                 "height": run.recipe.height,
                 "seconds": round(run.seconds, 1),
                 "cpu_seconds": round(run.cpu_seconds, 1),
-                **{name: round(value, 4) for name, value in running.items()},
+                **{name: round(float(value), 4) for name, value in running.items()},
             }
             run.history.append(entry)
             print(json.dumps(entry), flush=True)
         if now - saved > 60 and rank() == 0:
             run.save()
             saved = time.monotonic()
+        if progress >= 1.0:
+            break
     if rank() == 0:
         run.save()
 
@@ -321,12 +389,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, help="use only the first so many scenes")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--grow", type=Path, help="folder of exported weights to start from")
+    parser.add_argument("--drop", nargs="*", default=[], help="modules that are not grown from")
     parser.add_argument("--processes", type=int, default=1, help="that train together")
+    parser.add_argument("--device", type=torch.device, default=Run.CPU, help="cpu or cuda")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw the batches")
     options = parser.parse_args(arguments)
     if not (options.minutes or options.steps):
         parser.error("give --minutes or --steps")
-    folder = Scenes("train", options.scenes, limit=0).folder
-    if not any(folder.glob("*.npz")):
+    if options.processes > 1 and (options.workers or options.device.type != "cpu"):
+        parser.error("--processes is for CPUs and draws its own batches")
+    if not scene_files("train", options.scenes):
+        folder = split_folder("train", options.scenes)
         parser.error(f"no scenes in {folder}; render some with python -m training.generate")
     if options.processes == 1:
         work(0, options, None)
@@ -346,11 +419,13 @@ def work(number: int, options: argparse.Namespace, meeting: Path | None) -> None
         distributed.init_process_group(
             "gloo", f"file://{meeting}", rank=number, world_size=options.processes
         )
-    part = {"rank": rank(), "of": processes()}
-    scenes = Scenes("train", options.scenes, options.limit, options.height, **part)
+    if options.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
     recipe = Recipe(height=options.height, batch=options.batch, learning_rate=options.rate)
-    run = Run.open(options.out, options.seed, recipe, options.grow)
-    train(run, scenes, minutes=options.minutes, steps=options.steps)
+    run = Run.open(options.out, options.seed, recipe, options.grow, options.drop, options.device)
+    batches = loader(run, options.scenes, options.limit, options.workers)
+    train(run, batches, minutes=options.minutes, steps=options.steps)
 
 
 if __name__ == "__main__":

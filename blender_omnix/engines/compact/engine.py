@@ -68,10 +68,16 @@ class CompactEngine:
         card = verify(self.weights)
         network = CompactNetwork()
         base = self.weights / BASE
-        try:
-            network.load_state_dict(load_file(base))
-        except RuntimeError as error:
-            raise OmnixError(f"{base} does not fit this version's network: {error}") from error
+        tensors = load_file(base)
+        shapes = {name: value.shape for name, value in tensors.items()}
+        expected = {name: value.shape for name, value in network.state_dict().items()}
+        unlike = sorted({name for name, _ in shapes.items() ^ expected.items()})
+        if unlike:
+            raise OmnixError(
+                f"{base} is of another version of the network: {len(unlike)} tensors differ in "
+                f"name or shape, {unlike[0]} for one; install the extension again."
+            )
+        network.load_state_dict(tensors)
         network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         files = {task: self.weights / f"{task}.safetensors" for task in TASKS}
         injected = inject(network, files, adapted_modules(network))

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 TASKS: dict[str, int] = {"albedo": 3, "normal": 3, "pbr": 2, "depth": 2}
 
 #: Channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the size; the decoder ends at 1/2.
-ENCODER_WIDTHS = (24, 48, 96, 192, 256)
-DECODER_WIDTHS = (24, 40, 64, 128)
+ENCODER_WIDTHS = (32, 64, 128, 256, 256)
+DECODER_WIDTHS = (32, 64, 96, 160)
 STRIDE = 32
 
 Features = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -50,7 +50,8 @@ def conv3(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 class Block(nn.Module):
-    """Pre-activation residual block: norm, ReLU, convolution, twice."""
+    """Pre-activation residual block: norm, ReLU, convolution, twice; at first it changes nothing
+    (Goyal et al. 2017, arXiv 1706.02677, section 5.1, of the last layer of a block)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -58,10 +59,16 @@ class Block(nn.Module):
         self.conv1 = conv3(width, width)
         self.norm2 = nn.GroupNorm(8, width)
         self.conv2 = conv3(width, width)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(pad_sphere(F.relu(self.norm1(x))))
         return x + self.conv2(pad_sphere(F.relu(self.norm2(y))))
+
+
+def blocks(width: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(Block(width) for _ in range(count)))
 
 
 class Context(nn.Module):
@@ -79,27 +86,28 @@ class Context(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Shared by all tasks and never adapted. The largest sizes are thin: they only keep detail."""
+    """Shared by all tasks and never adapted. Thin at the largest sizes, which keep the detail."""
 
     def __init__(self) -> None:
         super().__init__()
         a, b, c, d, e = ENCODER_WIDTHS
         self.stem = conv3(14, a)
+        self.level0 = blocks(a, 1)
         self.down1 = nn.Conv2d(a, b, 2, stride=2)
-        self.level1 = nn.Sequential(Block(b))
+        self.level1 = blocks(b, 3)
         self.down2 = nn.Conv2d(b, c, 2, stride=2)
-        self.level2 = nn.Sequential(Block(c), Block(c))
+        self.level2 = blocks(c, 4)
         self.down3 = nn.Conv2d(c, d, 2, stride=2)
-        self.level3 = nn.Sequential(Block(d), Block(d))
+        self.level3 = blocks(d, 3)
         self.down4 = nn.Conv2d(d, e, 2, stride=2)
-        self.level4 = nn.Sequential(Block(e))
+        self.level4 = blocks(e, 2)
 
     def forward(self, panorama: Tensor) -> Features:
         x = F.pixel_unshuffle(panorama - 0.5, 2)
         latitude = latitudes(x.shape[2]).to(x)
         position = torch.stack([latitude.sin(), latitude.cos()])[None, :, :, None]
         x = torch.cat([x, position.expand(len(x), 2, *x.shape[2:])], 1)
-        x0 = F.relu(self.stem(pad_sphere(x)))
+        x0 = self.level0(F.relu(self.stem(pad_sphere(x))))
         x1 = self.level1(self.down1(x0))
         x2 = self.level2(self.down2(x1))
         x3 = self.level3(self.down3(x2))
@@ -133,21 +141,17 @@ class Decoder(nn.Module):
         self.up2 = Up(i, c, h)
         self.level2 = Block(h)
         self.up1 = Up(h, b, g)
-        self.norm1 = nn.GroupNorm(8, g)
-        self.level1 = conv3(g, g)
+        self.level1 = blocks(g, 2)
         self.up0 = Up(g, a, f)
-        self.norm0 = nn.GroupNorm(8, f)
-        self.level0 = conv3(f, f)
+        self.level0 = Block(f)
 
     def forward(self, features: Features) -> Tensor:
         x0, x1, x2, x3, x4 = features
         x = self.bottleneck(self.context(x4))
         x = self.level3(self.up3(x, x3))
         x = self.level2(self.up2(x, x2))
-        x = self.up1(x, x1)
-        x = x + self.level1(pad_sphere(F.relu(self.norm1(x))))
-        x = self.up0(x, x0)
-        return x + self.level0(pad_sphere(F.relu(self.norm0(x))))
+        x = self.level1(self.up1(x, x1))
+        return self.level0(self.up0(x, x0))
 
 
 class Head(nn.Module):
