@@ -112,7 +112,7 @@ def _pictures(bpy, place, collection, towards: float):
     ahead = np.array([math.cos(azimuth), math.sin(azimuth), 0.0])
     left = np.array([-ahead[1], ahead[0], 0.0])
     camera.data.lens = 14.0
-    camera.rotation_euler = (math.radians(72), 0.0, azimuth - math.pi / 2)
+    camera.rotation_euler = (math.radians(66), 0.0, azimuth - math.pi / 2)
 
     place.set_mode(collection, place.ORIGINAL)
     yield "original"
@@ -150,7 +150,7 @@ def _free_floor(place, collection, towards: float) -> tuple[np.ndarray, np.ndarr
     depth = pixels[::-1, :, 0]
     floor = -_root(collection).location.z
     aside = np.radians(np.arange(-50, 51, 5))
-    azimuth, distance = np.meshgrid(towards + aside, np.arange(1.2, 3.01, 0.2))
+    azimuth, distance = np.meshgrid(towards + aside, np.arange(1.4, 3.01, 0.2))
     spots = np.stack((np.cos(azimuth), np.sin(azimuth)), axis=-1) * distance[..., None]
     spots = spots.reshape(-1, 2)
     for_chair = _free_share(depth, spots, floor, *CHAIR_ROOM)
