@@ -10,6 +10,7 @@ from blender_omnix.adapters.inject import activate, inject
 from blender_omnix.engines.compact.network import (
     STRIDE,
     TASKS,
+    Block,
     CompactNetwork,
     adapted_modules,
     pad_sphere,
@@ -64,6 +65,11 @@ def all_maps(network: CompactNetwork, panorama: torch.Tensor) -> dict[str, torch
 def test_size_of_the_network():
     parameters = sum(p.numel() for p in CompactNetwork().parameters())
     assert 2e6 <= parameters <= 12e6  # half precision: two bytes each
+
+
+def test_a_fresh_block_changes_nothing():
+    x = torch.randn(1, 16, 4, 8)
+    assert torch.equal(Block(16)(x), x)
 
 
 def test_training_in_weight_space_is_the_same_function_as_peft(model, injected):

@@ -113,8 +113,9 @@ def split_folder(split: str, folder: Path | None = None) -> Path:
 
 
 def scene_files(split: str, folder: Path | None = None, limit: int | None = None) -> list[Path]:
-    """The scene files of a split, at most `limit`, in name order."""
-    return sorted(split_folder(split, folder).glob("*.npz"))[:limit]
+    """The scene files of a split, named by their seeds, at most `limit`, in name order."""
+    files = sorted(split_folder(split, folder).glob("*.npz"))
+    return [path for path in files if path.stem.isdecimal()][:limit]
 
 
 class Scenes:
@@ -144,6 +145,8 @@ class Scenes:
         """Reads new files in name order; returns how many there were."""
         files = scene_files(self.split, self.folder, self.limit)
         mine = [path for path in files if int(path.stem) % self.of == self.rank] or files
+        names = {path.stem for path in mine}
+        self.scenes = {name: scene for name, scene in self.scenes.items() if name in names}
         new = [p for p in mine if p.stem not in self.scenes]
         for path in new:
             self.scenes[path.stem] = read(path, self.height)

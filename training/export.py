@@ -117,13 +117,14 @@ def calibrate_metal(predict: Predict, scenes: list[Scene]) -> float:
 def describe(state: dict) -> dict:
     """Where weights come from: version, code, data and compute of the run's checkpoint."""
     last = state["history"][-1] if state["history"] else {}
+    end = {"step": state["step"], "samples": state["samples"], "height": state["recipe"]["height"]}
     return {
         "version": __version__,
         "licence": "CC0-1.0",
         "code": _commit(),
         "command": command(state),
         "grown_from": state["origin"],
-        "stages": stages(state["history"]),
+        "stages": stages([*state["history"], end]),
         "data": "scenes rendered by python -m training.generate --split train",
         "scenes": last.get("scenes"),
         "steps": state["step"],
@@ -135,14 +136,16 @@ def describe(state: dict) -> dict:
 
 
 def compute(state: dict) -> dict:
-    """The device of the training and the hours that it took: of its cores, or of a GPU."""
+    """The device of the training and the hours that it took: of the cores of the processes that
+    train, not of workers that draw their batches; or of a GPU."""
     if state["device"] == "cpu":
         return {"device": "cpu", "cpu_hours": round(state["cpu_seconds"] / 3600, 2)}
     return {"device": state["device"], "gpu_hours": round(state["seconds"] / 3600, 2)}
 
 
 def command(state: dict) -> str:
-    """The call that trains the same again, given the same scenes and, where grown, weights."""
+    """The call that trains the same again, given the same scenes and, where grown, weights; on a
+    GPU, whose sums are not repeated exactly, nearly the same."""
     recipe = state["recipe"]
     words = ["python -m training.train --out RUN"]
     words += [f"--seed {state['seed']} --steps {state['step']} --height {recipe['height']}"]
@@ -150,6 +153,7 @@ def command(state: dict) -> str:
     together = round(state["samples"] / max(1, state["step"] * recipe["batch"]))
     words += [f"--processes {together}"] if together > 1 else []
     words += ["--device cuda"] if state["device"] != "cpu" else []
+    words += [f"--workers {recipe['workers']}"] if recipe["workers"] else []
     if state["origin"]:
         words += ["--grow WEIGHTS", *(["--drop"] * ("drop" in state["origin"]))]
         words += state["origin"].get("drop", [])
@@ -160,6 +164,8 @@ def stages(history: list[dict]) -> list[dict]:
     """Height, batch and the last step and sample of each stretch of training at one size."""
     result: list[dict] = []
     for before, entry in zip([{"step": 0, "samples": 0}, *history], history, strict=False):
+        if entry["step"] == before["step"]:
+            continue
         height = entry.get("height", HEIGHT)
         if not result or result[-1]["height"] != height:
             result.append({"height": height})

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Losses per task, latitude-weighted, sky left out, object pixels weighted up.
+"""Losses per task, latitude-weighted. But for the sky's own, sky is left out, and but for the
+PSNR of the albedo, object pixels are weighted up.
 
 Predictions are what ``CompactNetwork.interpret`` yields, targets what ``dataset.sample`` does; all
 are (B, C, H, W). The loss of a task is a scalar.

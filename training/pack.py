@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Scenes small enough for a thin line: a tenth of their size, to train on another machine.
 
-    python -m training.pack $OMNIX_DATA/scenes/train/*.npz --to FOLDER
-    python -m training.pack --unpack FOLDER/*.zip --to $OMNIX_DATA/scenes/train
+    python -m training.pack --to PACKS                             # the scenes of the train split
+    python -m training.pack --unpack PACKS/*.zip --to SCENES/train
 
-A pack is a ZIP file of scenes. In it the radiance is WebP of its logarithm and albedo and roughness
-are JPEG, each with a slight loss (radiance above ``LIMIT`` is cut off, colours lie at half the
-resolution); depth is rounded to ``STEP`` of its logarithm; the rest is exact. Unpacked, it is the
-scene files of ``generate.make`` again.
+A pack is a ZIP file of scenes. In it the radiance is WebP of its logarithm, colours at half the
+resolution and cut off above ``LIMIT``; albedo and roughness are JPEG; all three with a slight
+loss. Depth, at least ``NEAREST``, is rounded to ``STEP`` of its logarithm; the rest is exact.
+Unpacked, it is the scene files of ``generate.make`` again, with ``packed`` in their meta.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .dataset import scene_files
 from .generate import save
 
 KNEE, LIMIT = 0.02, 256.0  # of the radiance: linear below one, cut off above the other
@@ -56,6 +57,7 @@ def decode(files: dict[str, bytes]) -> dict[str, np.ndarray]:
     """The arrays of a scene from its files; the reverse of ``encode``."""
     about = json.loads(files["scene.json"])
     count = sum(name.startswith("radiance") for name in files)
+    meta = json.loads(about["meta"]) | {"packed": True}
     codes = np.stack([_pixels(files[f"radiance{k}.webp"]) for k in range(count)]) / np.float32(255)
     level = _pixels(files["depth.webp"]).astype(np.uint16)
     level = (level[..., 0] << 8) + level[..., 1]
@@ -69,38 +71,57 @@ def decode(files: dict[str, bytes]) -> dict[str, np.ndarray]:
         "depth": np.where(level > 0, depth, 0.0).astype(np.float16),
         "pbr": np.stack(pbr, -1),
         "object": _pixels(files["object.png"]) > 0,
-        "meta": np.array(about["meta"]),
+        "meta": np.array(json.dumps(meta)),
     }
 
 
 def pack(scenes: list[Path], folder: Path, size: float = SIZE) -> list[Path]:
-    """Writes scene files, in the order given, as packs of about ``size`` megabytes."""
+    """Writes scene files, in the order given, as packs that end once they reach ``size`` megabytes.
+
+    Raises ValueError where the folder holds packs already, which would mix with these.
+    """
+    if any(folder.glob("*.zip")):
+        raise ValueError(f"{folder} holds packs already; name an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     packs: list[Path] = []
     waiting = list(reversed(scenes))
     while waiting:
         packs.append(folder / f"{len(packs):03d}.zip")
         partial = packs[-1].with_suffix(".part")
-        with zipfile.ZipFile(partial, "w") as file:
-            while waiting and file.fp.tell() < size * 1e6:
+        with partial.open("wb") as stream, zipfile.ZipFile(stream, "w") as file:
+            full = False
+            while waiting and not full:
                 path = waiting.pop()
                 with np.load(path) as scene:
                     for name, data in encode(dict(scene)).items():
                         file.writestr(f"{path.stem}/{name}", data)
+                full = stream.tell() >= size * 1e6
         partial.rename(packs[-1])
     return packs
 
 
 def unpack(path: Path, folder: Path) -> int:
-    """Writes the scenes of a pack as scene files; returns how many."""
-    with zipfile.ZipFile(path) as file:
-        scenes: dict[str, dict[str, bytes]] = {}
-        for name in file.namelist():
-            scene, part = name.split("/")
-            scenes.setdefault(scene, {})[part] = file.read(name)
-    for scene, files in scenes.items():
-        save(folder / f"{scene}.npz", decode(files))
-    return len(scenes)
+    """Writes the scenes of a pack as scene files, but for those that are there; returns how many.
+
+    Raises ValueError naming a pack that is damaged or none.
+    """
+    written = 0
+    try:
+        with zipfile.ZipFile(path) as file:
+            scenes: dict[str, dict[str, bytes]] = {}
+            for name in file.namelist():
+                scene, part = name.split("/")
+                if not scene.isdecimal():
+                    raise ValueError(f"{scene} is no seed")
+                scenes.setdefault(scene, {})[part] = file.read(name)
+        for scene, files in scenes.items():
+            target = folder / f"{scene}.npz"
+            if not target.exists():
+                save(target, decode(files))
+                written += 1
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+        raise ValueError(f"{path}: damaged, or no pack of scenes ({error})") from error
+    return written
 
 
 def _bytes(share: np.ndarray) -> np.ndarray:
@@ -119,18 +140,27 @@ def _pixels(data: bytes) -> np.ndarray:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("files", type=Path, nargs="+", help="scene files, or packs to unpack")
+    parser.add_argument("files", type=Path, nargs="*", help="scene files, or packs to unpack")
     parser.add_argument("--to", type=Path, required=True, help="folder of the packs or scenes")
     parser.add_argument("--unpack", action="store_true")
     parser.add_argument("--size", type=float, default=SIZE, help="megabytes of a pack")
     options = parser.parse_args(arguments)
-    if not options.unpack:
-        packs = pack(options.files, options.to, options.size)
-        print(f"{len(options.files)} scenes in {len(packs)} packs")
-        return
-    with ProcessPoolExecutor() as pool:
-        counts = list(pool.map(unpack, options.files, itertools.repeat(options.to)))
-    print(f"{sum(counts)} scenes")
+    files = options.files or ([] if options.unpack else scene_files("train"))
+    missing = [path for path in files if not path.is_file()]
+    if missing or not files:
+        parser.error(
+            f"{missing[0]} is missing" if missing else "there is nothing to pack or unpack"
+        )
+    try:
+        if options.unpack:
+            with ProcessPoolExecutor() as pool:
+                count = sum(pool.map(unpack, files, itertools.repeat(options.to)))
+            print(f"{count} scenes unpacked")
+        else:
+            packs = pack(files, options.to, options.size)
+            print(f"{len(files)} scenes in {len(packs)} packs")
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from blender_omnix.engines.compact.engine import BASE, verify
 from blender_omnix.engines.compact.network import TASKS, CompactNetwork
+from blender_omnix.errors import OmnixError
 
 from . import lora, losses
 from .dataset import HEIGHT, Scene, Scenes, sample, scene_files, split_folder
@@ -48,6 +49,7 @@ class Recipe:
 
     height: int = HEIGHT  # of the pictures: HEIGHT or half of it
     batch: int = 8  # in each process
+    workers: int = 0  # processes that draw the batches; 0: the one that trains
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.02
     warm_up: int = 200  # steps
@@ -97,7 +99,9 @@ def grow(model: Model, weights: Path, drop: Sequence[str] = ()) -> dict:
             old[f"adapters.{task}.{key}"] = value
     dropped: set[str] = set()
     for module in drop:
-        inside = {name for name in old if f".{module}." in name.replace("/", ".")}
+        roots = ("network", *(f"adapters.{task}" for task in TASKS))
+        heads = tuple(f"{root}.{module}." for root in roots)
+        inside = {name for name in old if name.replace("/", ".").startswith(heads)}
         if not inside:
             raise ValueError(f"{weights}: nothing to drop is called {module}")
         dropped |= inside
@@ -153,7 +157,11 @@ class Run:
         drop: Sequence[str] = (),
         device: torch.device = CPU,
     ) -> Run:
-        """Goes on from the folder's checkpoint, or starts anew: from exported weights, if given."""
+        """Goes on from the folder's checkpoint, or starts anew: from exported weights, if given.
+
+        Raises ValueError where these do not fit, and where the checkpoint is of another device,
+        whose hours would be counted as this one's.
+        """
         torch.manual_seed(seed)
         model = Model()
         origin = None
@@ -163,10 +171,13 @@ class Run:
         average.load_state_dict(model.state_dict())
         for each in (model, average):
             each.to(device, memory_format=layout(device))
-        steps = optimizers(model, recipe)
-        run = cls(folder, seed, recipe, model, average, steps, origin=origin, device=device)
+        steppers = optimizers(model, recipe)
+        run = cls(folder, seed, recipe, model, average, steppers, origin=origin, device=device)
         if (folder / "checkpoint.pt").exists():
-            state = torch.load(folder / "checkpoint.pt", map_location=device, weights_only=True)
+            # What belongs on the device is copied there; AdamW's counters of steps do not.
+            state = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
+            if state["device"] != device_name(device):
+                raise ValueError(f"{folder}: began on {state['device']}; go on there")
             model.load_state_dict(state["model"])
             average.load_state_dict(state["average"])
             for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
@@ -263,7 +274,7 @@ def share(run: Run, progress: float) -> float:
 
 
 def draw(scenes: Sequence[Scene], seed: int, step: int, count: int) -> dict[str, Tensor]:
-    """The batch of a step; depends on the seed, the step, the process and the scenes alone."""
+    """The batch of a step; depends on the seed, the step, the process and these scenes alone."""
     rng = np.random.default_rng([seed, step, rank()])
     chosen = rng.choice(len(scenes), count, replace=count > len(scenes))
     examples = [sample(scenes[i], rng) for i in chosen]
@@ -273,12 +284,14 @@ def draw(scenes: Sequence[Scene], seed: int, step: int, count: int) -> dict[str,
 class Batches(IterableDataset):
     """The batches of a run from its next step on, without end; scenes rendered meanwhile join.
 
-    Each process that draws, one that trains or a worker of it, holds a part of the scenes.
+    Each process that draws, one that trains or a worker of it, holds a part of the scenes. Workers
+    take turns: that of a step is the same wherever the run was resumed.
     """
 
+    LOOK = 30.0  # seconds between looks for new scenes
+
     def __init__(self, run: Run, folder: Path | None, limit: int | None) -> None:
-        self.seed, self.step, self.recipe = run.seed, run.step, run.recipe
-        self.folder, self.limit = folder, limit
+        self.run, self.folder, self.limit = run, folder, limit
 
     def count(self) -> int:
         """How many scenes there are by now."""
@@ -287,21 +300,23 @@ class Batches(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        part = {"rank": rank() * workers + number, "of": processes() * workers}
-        scenes = Scenes("train", self.folder, self.limit, self.recipe.height, **part)
+        first = self.run.step + number
+        part = {"rank": rank() * workers + first % workers, "of": processes() * workers}
+        recipe = self.run.recipe
+        scenes = Scenes("train", self.folder, self.limit, recipe.height, **part)
         looked = time.monotonic()
-        for step in itertools.count(self.step + number, workers):
-            if time.monotonic() - looked > 30:
+        for step in itertools.count(first, workers):
+            if time.monotonic() - looked > self.LOOK:
                 scenes.refresh()
                 looked = time.monotonic()
-            yield draw(list(scenes.scenes.values()), self.seed, step, self.recipe.batch)
+            yield draw(list(scenes.scenes.values()), self.run.seed, step, recipe.batch)
 
 
-def loader(run: Run, folder: Path | None, limit: int | None = None, workers: int = 0) -> DataLoader:
-    """The batches of a run, drawn by so many workers, or by this process itself if 0."""
+def loader(run: Run, folder: Path | None, limit: int | None = None) -> DataLoader:
+    """The batches of a run, drawn by its workers, or by this process itself if it has none."""
     pinned = run.device.type == "cuda"
     batches = Batches(run, folder, limit)
-    return DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pinned)
+    return DataLoader(batches, batch_size=None, num_workers=run.recipe.workers, pin_memory=pinned)
 
 
 def train_step(
@@ -336,17 +351,16 @@ def update(run: Run, rate: float) -> None:
 
 def train(run: Run, batches: DataLoader, *, minutes: float, steps: int) -> None:
     """Trains until the minutes or steps are spent (0 = no limit); logs and saves on the way."""
+    # A run that is resumed when it is over takes no further step.
+    if max(run.seconds / 60 / minutes if minutes else 0.0, run.step / steps if steps else 0.0) >= 1:
+        return
+    drawn = iter(batches)
+    first = next(drawn)  # the scenes are read by then: that is no training
     started, cpu_started = time.monotonic(), time.process_time()
     before, cpu_before = run.seconds, run.cpu_seconds
     saved = started
     running: dict[str, Tensor] = {}
-    # A run that is resumed when it is over takes no further step.
-    progress = max(
-        run.seconds / (60 * minutes) if minutes else 0.0, run.step / steps if steps else 0.0
-    )
-    if progress >= 1.0:
-        return
-    for batch in batches:
+    for batch in itertools.chain([first], drawn):
         now = time.monotonic()
         run.seconds = before + now - started
         run.cpu_seconds = cpu_before + (time.process_time() - cpu_started) * processes()
@@ -391,14 +405,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--grow", type=Path, help="folder of exported weights to start from")
     parser.add_argument("--drop", nargs="*", default=[], help="modules that are not grown from")
     parser.add_argument("--processes", type=int, default=1, help="that train together")
-    parser.add_argument("--device", type=torch.device, default=Run.CPU, help="cpu or cuda")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw the batches")
     options = parser.parse_args(arguments)
     if not (options.minutes or options.steps):
         parser.error("give --minutes or --steps")
-    if options.processes > 1 and (options.workers or options.device.type != "cpu"):
+    if options.processes > 1 and (options.workers or options.device != "cpu"):
         parser.error("--processes is for CPUs and draws its own batches")
-    if not scene_files("train", options.scenes):
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("this PyTorch finds no CUDA device")
+    if options.drop and not options.grow:
+        parser.error("--drop says what --grow leaves out")
+    if not scene_files("train", options.scenes, options.limit):
         folder = split_folder("train", options.scenes)
         parser.error(f"no scenes in {folder}; render some with python -m training.generate")
     if options.processes == 1:
@@ -419,12 +437,14 @@ def work(number: int, options: argparse.Namespace, meeting: Path | None) -> None
         distributed.init_process_group(
             "gloo", f"file://{meeting}", rank=number, world_size=options.processes
         )
-    if options.device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")
-    recipe = Recipe(height=options.height, batch=options.batch, learning_rate=options.rate)
-    run = Run.open(options.out, options.seed, recipe, options.grow, options.drop, options.device)
-    batches = loader(run, options.scenes, options.limit, options.workers)
+    torch.backends.cudnn.benchmark = True
+    recipe = Recipe(options.height, options.batch, options.workers, options.rate)
+    device = torch.device(options.device)
+    try:
+        run = Run.open(options.out, options.seed, recipe, options.grow, options.drop, device)
+    except (OmnixError, ValueError) as error:
+        sys.exit(str(error))
+    batches = loader(run, options.scenes, options.limit)
     train(run, batches, minutes=options.minutes, steps=options.steps)
 
 

@@ -68,6 +68,7 @@ class Block(nn.Module):
 
 
 def blocks(width: int, count: int) -> nn.Sequential:
+    """So many residual blocks in a row."""
     return nn.Sequential(*(Block(width) for _ in range(count)))
 
 
