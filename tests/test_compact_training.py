@@ -601,8 +601,7 @@ def test_modules_that_are_dropped_stay_fresh_and_are_counted(tmp_path):
     stray["decoder.norm9.weight"] = torch.zeros(4)
     save_again(tmp_path, "base.safetensors", stray)
     fresh = Model()
-    before = fresh.state_dict()
-    before = {name: value.clone() for name, value in before.items()}
+    before = {name: value.clone() for name, value in fresh.state_dict().items()}
     found = grow(fresh, tmp_path, ["decoder.norm9", "decoder.level0"])
     own = [name for name in before if ".decoder.level0." in name.replace("/", ".")]
     assert found["tensors"]["dropped"] == len(own) + 1 and found["tensors"]["fresh"] == len(own)
@@ -664,7 +663,7 @@ def test_scenes_rendered_meanwhile_join_the_batches(folder, tmp_path, monkeypatc
     assert torch.equal(next(batches)["albedo"], draw(both, 0, 1, 2)["albedo"])
 
 
-def test_a_run_goes_on_where_it_began(tmp_path, capsys):
+def test_a_run_goes_on_where_it_began(tmp_path):
     run = Run.open(tmp_path, 0, Recipe())
     run.save()
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)

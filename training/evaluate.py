@@ -37,8 +37,7 @@ from blender_omnix.engines.compact.network import TASKS
 from blender_omnix.extract import Settings, extract
 from blender_omnix.panorama import frames, planes, resample, tonemap
 
-from .dataset import Scene, read, under
-from .generate import data_folder
+from .dataset import Scene, read, scene_files, under
 from .metrics import RISING, mean_scores, score
 
 MAPS = ("albedo", "normal", "roughness", "metallic", "depth")
@@ -281,11 +280,10 @@ def _scene_files(folder: Path | None) -> list[Path]:
         return sorted(folder.glob("*.npz"))
     files = []
     for split, count in TEST_SCENES.items():
-        of_split = data_folder() / "scenes" / split
-        if len(list(of_split.glob("*.npz"))) < count:
+        if len(scene_files(split)) < count:
             command = ["-m", "training.generate", "--split", split, "--count", str(count)]
             subprocess.run([sys.executable, *command], check=True)
-        files += sorted(of_split.glob("*.npz"))
+        files += scene_files(split)
     return files
 
 

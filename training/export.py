@@ -28,9 +28,8 @@ from blender_omnix.engines.compact.network import TASKS, adapted_modules
 from blender_omnix.panorama import tonemap
 
 from . import lora, losses, metrics
-from .dataset import HEIGHT, Scene, read, under
+from .dataset import HEIGHT, Scene, read, scene_files, under
 from .evaluate import Compact, Predict, truth_of
-from .generate import data_folder
 from .train import Model, load_average
 
 # A surface is metal or it is not: the engine multiplies the logit, once it is raised, by this.
@@ -186,7 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, default=WEIGHTS)
     parser.add_argument("--height", type=int, help="of the network's input, if not as trained")
     options = parser.parse_args(arguments)
-    scenes = [read(path) for path in sorted((data_folder() / "scenes" / "val").glob("*.npz"))]
+    scenes = [read(path) for path in scene_files("val")]
     if not scenes:
         command = "python -m training.generate --split val --count 40"
         parser.error(f"render validation scenes first: {command}")

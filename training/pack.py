@@ -36,7 +36,8 @@ def encode(scene: dict[str, np.ndarray]) -> dict[str, bytes]:
     files = {}
     for number, radiance in enumerate(scene["radiance"].astype(np.float32)):
         code = np.log1p(np.clip(radiance, 0.0, LIMIT) / KNEE) / np.log1p(LIMIT / KNEE)
-        files[f"radiance{number}.webp"] = _image(_bytes(code), "WEBP", quality=92)
+        code = np.round(code * 255).astype(np.uint8)
+        files[f"radiance{number}.webp"] = _image(code, "WEBP", quality=92)
     files["albedo.jpg"] = _image(scene["albedo"], "JPEG", quality=88, subsampling=0)
     normal = (scene["normal"].astype(np.int16) + 127).astype(np.uint8)
     files["normal.webp"] = _image(normal, "WEBP", lossless=True)
@@ -122,10 +123,6 @@ def unpack(path: Path, folder: Path) -> int:
     except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
         raise ValueError(f"{path}: damaged, or no pack of scenes ({error})") from error
     return written
-
-
-def _bytes(share: np.ndarray) -> np.ndarray:
-    return np.round(share * 255).astype(np.uint8)
 
 
 def _image(pixels: np.ndarray, form: str, **options: object) -> bytes:

@@ -438,7 +438,12 @@ def work(number: int, options: argparse.Namespace, meeting: Path | None) -> None
             "gloo", f"file://{meeting}", rank=number, world_size=options.processes
         )
     torch.backends.cudnn.benchmark = True
-    recipe = Recipe(options.height, options.batch, options.workers, options.rate)
+    recipe = Recipe(
+        height=options.height,
+        batch=options.batch,
+        workers=options.workers,
+        learning_rate=options.rate,
+    )
     device = torch.device(options.device)
     try:
         run = Run.open(options.out, options.seed, recipe, options.grow, options.drop, device)
