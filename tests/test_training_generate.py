@@ -282,3 +282,48 @@ def test_low_furniture_stands_beside_the_camera_but_not_under_it(monkeypatch):
             assert 0.0 < np.hypot(*away) <= 0.4
             assert y0 > cupboard[3]
     assert placed > 30
+
+
+@pytest.mark.blender
+@pytest.mark.parametrize("seed", range(12))
+def test_a_shelter_keeps_its_posts_and_its_roof_off_the_camera(seed, monkeypatch):
+    pytest.importorskip("bpy")
+    from training.scenes import furniture, meshes, outdoors
+
+    shapes = []
+    monkeypatch.setattr(furniture, "resolve", lambda shape, materials: {})
+    monkeypatch.setattr(
+        meshes, "add", lambda shape, _, place, yaw: shapes.append(meshes.moved(shape, place, yaw))
+    )
+    rng = np.random.default_rng(seed)
+    outdoors._shelter(outdoors._Yard(rng, None))
+    (shape,) = shapes
+    for part in shape:
+        if part.vertices[:, 2].min() < 2.5:
+            flat = part.vertices[:, :2]
+            low, high = flat[:, None], flat[None]
+            # The nearest point to the camera on any line between two vertices of a post or wall.
+            along = high - low
+            share = -(low * along).sum(-1) / np.maximum((along**2).sum(-1), 1e-9)
+            nearest = low + np.clip(share, 0, 1)[..., None] * along
+            assert np.hypot(*nearest.reshape(-1, 2).T).min() > 0.4
+
+
+@pytest.mark.blender
+@pytest.mark.parametrize(("split", "share"), [("train", 0.5), ("val", 0.35), ("test", 0.35)])
+def test_only_training_has_shelters_and_undergrowth(split, share, monkeypatch):
+    pytest.importorskip("bpy")
+    from training import generate, render
+    from training.scenes import lights, outdoors
+    from training.scenes.materials import Materials
+
+    assert generate.OUTDOOR_SHARE[split] == share
+    calls = []
+    monkeypatch.setattr(outdoors, "_shelter", lambda _: calls.append("shelter"))
+    monkeypatch.setattr(outdoors, "_undergrowth", lambda _: calls.append("undergrowth"))
+    for seed in range(4):
+        for style in ("courtyard", "water"):
+            render.prepare(lights.GROUPS, WIDTH)
+            rng = np.random.default_rng(seed)
+            outdoors.build(rng, Materials(rng, split), style)
+    assert set(calls) == ({"shelter", "undergrowth"} if split == "train" else set())

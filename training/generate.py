@@ -24,9 +24,9 @@ from blender_omnix.panorama.tonemap import srgb_encode
 
 from .scenes.assets import SPLITS
 
-RECIPE = 8
+RECIPE = 9
 SCENES_PER_PROCESS = 40
-OUTDOOR_SHARE = 0.35
+OUTDOOR_SHARE = {"train": 0.5, "val": 0.35, "test": 0.35}
 
 
 class UnlitError(Exception):
@@ -59,7 +59,7 @@ def make(
         if kind not in (None, "flat"):
             raise ValueError(f"the flat is no {kind}")
         kind = "flat"
-    kind = kind or ("outdoor" if rng.random() < OUTDOOR_SHARE else "room")
+    kind = kind or ("outdoor" if rng.random() < OUTDOOR_SHARE[split] else "room")
     started = time.process_time()
     render.prepare(lights.GROUPS, width)
     materials = Materials(rng, split)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from . import furniture as fu
@@ -15,6 +17,9 @@ Rng = np.random.Generator
 STYLES = ("street", "plaza", "courtyard", "garden", "forest", "field", "water", "yard")
 # Where the ground is even enough to be painted.
 MARKED = ("street", "plaza", "courtyard", "yard")
+# Where a roof on posts may stand over the camera or beside it, and where bushes grow thick.
+ROOFED = ("street", "plaza", "courtyard", "garden", "yard")
+OVERGROWN = ("garden", "forest", "field", "water")
 STYLE_WEIGHTS = (0.25, 0.12, 0.11, 0.16, 0.15, 0.08, 0.05, 0.08)
 
 
@@ -350,6 +355,46 @@ def signpost(rng: Rng) -> Shape:
     return [box(f"{metal}#cabinet", (-w / 2, -d / 2, 0), (w / 2, d / 2, h))]
 
 
+def canopy(rng: Rng, w: float, d: float) -> Shape:
+    """A roof on posts, level, leaning or arched, closed or of slats, `w` along x and `d` along y
+    around the origin: a carport, a pergola, a market hall. Walls stand at some of its sides."""
+    h = rng.uniform(2.9, 4.5)
+    ys = np.linspace(-d / 2, d / 2, int(rng.integers(5, 12)))
+    level = rng.choice(["flat", "lean", "arch"])
+    lean = {"flat": 0.0, "lean": rng.uniform(0.05, 0.25), "arch": 0.0}[level]
+    rise = rng.uniform(0.12, 0.35) * d if level == "arch" else 0.0
+    zs = h + lean * (ys + d / 2) + rise * (1 - (2 * ys / d) ** 2)
+    cover = fu.pick(rng, "sheet_metal", "sheet_metal", "wood", "concrete", "roof", "painted_metal")
+    frame = fu.pick(rng, "wood", "painted_metal", "metal", "rust", "concrete") + "#frame"
+    edges = list(pairwise(zip(ys, zs - 0.1, strict=True)))
+    shape: Shape = []
+    if rng.random() < 0.2:
+        for x in np.arange(-w / 2, w / 2, rng.uniform(0.2, 0.6)):
+            shape += [rod(frame, (x, *a), (x, *b), 0.04) for a, b in edges]
+    else:
+        pitch = rng.uniform(0.1, 0.3) if rng.random() < 0.5 else w
+        xs = np.linspace(-w / 2, w / 2, int(min(4 * w / pitch, 300)) + 2)
+        waves = 0.15 * pitch * np.sin(2 * np.pi * xs / pitch) if pitch < w else 0.0 * xs
+        shape.append(height_field(f"{cover}#cover", xs, ys, zs[:, None] + waves, smooth=False))
+    columns = np.linspace(-w / 2, w / 2, max(2, round(w / rng.uniform(2.5, 5)) + 1))
+    post, beam = rng.uniform(0.04, 0.15), rng.uniform(0.04, 0.1)
+    for x in columns:
+        shape += [rod(frame, (x, ys[k], -0.1), (x, ys[k], zs[k]), post) for k in (0, -1)]
+        shape += [rod(frame, (x, *a), (x, *b), beam) for a, b in edges]
+    for y, z in list(zip(ys, zs, strict=True))[:: int(rng.integers(1, 4))]:
+        shape.append(rod(frame, (-w / 2, y, z - 0.08), (w / 2, y, z - 0.08), 0.6 * beam))
+    wall = fu.pick(rng, "brick", "plaster", "facade", "sheet_metal", "panelling", "concrete")
+    top = min(zs[0], zs[-1]) * rng.choice([1.0, rng.uniform(0.3, 1.0)])
+    for side in (-1, 1):
+        if rng.random() < 0.3:
+            y = side * d / 2
+            shape.append(box(f"{wall}#wall", (-w / 2, y - 0.08, -0.2), (w / 2, y + 0.08, top)))
+        if rng.random() < 0.25:
+            x = side * w / 2
+            shape.append(box(f"{wall}#wall", (x - 0.08, -d / 2, -0.2), (x + 0.08, d / 2, top)))
+    return shape
+
+
 def _hills(rng: Rng, flat: float, rise: float) -> Part:
     """Ground from 0 to 900 m: flat near the camera, hills beyond `flat` metres."""
     radii = np.concatenate([[0.0], np.geomspace(0.7, 900, 44)])
@@ -437,6 +482,11 @@ def build(rng: Rng, materials: Materials, style: str | None = None) -> dict:
     if materials.extended and style in MARKED and rng.random() < 0.6:
         reach = np.full(2, rng.uniform(5, 15))
         markings.add(rng, materials, -reach, reach, rng.uniform(1, 6))
+    if materials.extended:
+        if style in ROOFED and rng.random() < 0.35:
+            _shelter(yard)
+        if style in OVERGROWN and rng.random() < 0.5:
+            _undergrowth(yard)
     if rng.random() < 0.35:
         yard.scatter(
             lambda: moved(fu.primitive(rng), (0, 0, 0), 0, rng.uniform(0.8, 3)),
@@ -453,6 +503,41 @@ def build(rng: Rng, materials: Materials, style: str | None = None) -> dict:
 def _ground(yard: _Yard, *kinds: str, rise: float = 0.0, flat: float = 60.0) -> None:
     part = _hills(yard.rng, flat, rise)
     meshes.add([part], {"ground": yard.materials.any(*kinds)}, index=meshes.SHELL)
+
+
+def _shelter(yard: _Yard) -> None:
+    """A canopy, mostly over the camera, whose posts stand clear of it."""
+    rng = yard.rng
+    w, d = rng.uniform(3, 14), rng.uniform(3, 10)
+    # Its sides, where posts and walls stand, keep off the camera.
+    while True:
+        x, y = rng.uniform(-1, 1, 2) * rng.choice([0.5, 0.5, 1.2]) * (w, d)
+        if min(abs(abs(x) - w / 2), abs(abs(y) - d / 2)) > 0.6:
+            break
+    yaw = rng.uniform(0, 2 * np.pi)
+    c, s = np.cos(yaw), np.sin(yaw)
+    yard.put(canopy(rng, w, d), c * x - s * y, s * x + c * y, yaw)
+
+
+def _undergrowth(yard: _Yard) -> None:
+    """Bushes and tall grass, so thick that they close the view in some directions."""
+    rng = yard.rng
+    forms = [bush(rng, rng.uniform(0.4, 1.3)) for _ in range(3)]
+    slots = [fu.resolve(form, yard.materials) for form in forms]
+    thickets = rng.uniform(0, 2 * np.pi, int(rng.integers(1, 4)))
+    for _ in range(int(rng.integers(20, 70))):
+        angle = rng.choice(thickets) + rng.normal(0, 0.5)
+        distance = rng.uniform(2.2, 12)
+        k = int(rng.integers(len(forms)))
+        yard.put(
+            moved(forms[k], (0, 0, 0), 0, rng.uniform(0.6, 1.5)),
+            distance * np.cos(angle),
+            distance * np.sin(angle),
+            rng.uniform(0, 6),
+            slots=slots[k],
+        )
+    if rng.random() < 0.5:
+        yard.put(grass(rng, rng.uniform(6, 14), 3000, rng.uniform(0.3, 0.8)), 0, 0)
 
 
 def _distant(yard: _Yard, count: int, near: float = 45.0, far: float = 160.0) -> None:
