@@ -22,13 +22,14 @@ from safetensors.torch import load_file, save_file
 from blender_omnix.engines.compact.engine import CompactEngine
 from blender_omnix.engines.compact.network import CompactNetwork
 from blender_omnix.panorama import frames, tonemap
+from tests.fakes import BoxRoomEngine
 from training import augment, export, losses, metrics, pack
 from training.dataset import Scenes, read, relight, sample
 from training.evaluate import (
     PACKAGE,
-    Compact,
+    Delivered,
     box_maps,
-    previous_engine,
+    previous_delivered,
     previous_version,
     room_box,
     truth_of,
@@ -366,6 +367,44 @@ def test_metal_is_scored_where_there_is_some():
     assert metrics.metal_f1(found, real, weight) == pytest.approx(0.5)
 
 
+def test_sky_is_scored_by_what_the_depth_leaves_empty(scene):
+    truth = truth_of(scene)
+    maps = {name: truth[name].copy() for name in ("albedo", "normal", "roughness", "metallic")}
+    maps["depth"] = np.where(truth["valid"], truth["depth"], 0.0)
+    found = metrics.score(maps, truth)
+    assert found["sky found"] == 1.0 and found["false sky"] == 0.0
+    maps["depth"][HEIGHT // 2 :] = 0.0
+    maps["depth"][:10] = 1.0
+    found = metrics.score(maps, truth)
+    top, whole = (metrics.area(np.ones((HEIGHT, 1), bool))[:n].sum() for n in (10, 20))
+    assert found["sky found"] == pytest.approx(1.0 - top / whole)
+    surfaces = metrics.area(truth["valid"])
+    assert found["false sky"] == pytest.approx(surfaces[HEIGHT // 2 :].sum() / surfaces.sum())
+    closed = truth | {"valid": np.ones_like(truth["valid"])}
+    assert np.isnan(metrics.score(maps, closed)["sky found"])
+
+
+class RoomWithSky(BoxRoomEngine):
+    """Sees the box room, and sky in a quarter of it."""
+
+    def predict(self, panorama, maps, *_, **__):
+        found = super().predict(panorama, maps, lambda *_: None, lambda: False)
+        sky = np.zeros(found["depth"].shape, np.float32)
+        sky[: len(sky) // 4] = 1.0
+        return found | {"sky": sky}
+
+
+def test_what_is_scored_is_what_extraction_delivers(scene):
+    """In metres by the camera's true height, with the sky cut out."""
+    linear = np.full((HEIGHT, 2 * HEIGHT, 3), 0.2, np.float32)
+    linear[: HEIGHT // 4] = 9.0
+    found = Delivered(RoomWithSky())(linear, scene)
+    assert (found["depth"][: HEIGHT // 4 - 2] == 0).all()
+    assert (found["albedo"][: HEIGHT // 4 - 2] == 0).all()
+    assert (found["depth"][HEIGHT // 4 + 2 :] > 0).all()
+    assert found["depth"][-1].mean() == pytest.approx(CAMERA_HEIGHT, rel=0.02)
+
+
 def test_weighted_median_follows_the_weights():
     assert metrics.median(np.array([1.0, 2.0, 9.0]), np.array([1.0, 1.0, 3.0])) == 9.0
 
@@ -459,7 +498,7 @@ def test_metal_is_raised_while_it_stays_nearer_to_the_truth_than_none(scene, con
     area = metrics.area(truth["valid"])
     logit = rng.normal(6.0 * truth["metallic"] - 4.5, confusion)
 
-    def predict(_picture, _scene):
+    def predict(_picture):
         return {"metallic": 1 / (1 + np.exp(-logit))}
 
     def outcome(raised):
@@ -480,7 +519,7 @@ def test_metal_is_raised_while_it_stays_nearer_to_the_truth_than_none(scene, con
 
 
 def test_hopeless_metal_is_left_a_probability(scene):
-    def predict(_picture, _scene):
+    def predict(_picture):
         return {"metallic": np.full((HEIGHT, 2 * HEIGHT), 0.99)}
 
     raised = export.calibrate_metal(predict, [scene])
@@ -492,10 +531,10 @@ def test_a_map_no_better_than_a_constant_is_entered_as_one(scene):
     weight = metrics.area(truth["valid"])
     usual = round(metrics.median(truth["roughness"], weight), 3)
 
-    def right(_picture, _scene):
+    def right(_picture):
         return {name: truth[name] for name in ("roughness", "metallic")}
 
-    def wrong(_picture, _scene):
+    def wrong(_picture):
         return {name: 1.0 - truth[name] for name in ("roughness", "metallic")}
 
     assert export.constants(right, [scene]) == {}
@@ -564,7 +603,9 @@ def test_another_version_of_the_engine_runs_beside_this_one(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "previous_omnix")
     network = tmp_path / "previous_omnix" / "engines" / "compact" / "network.py"
     network.write_text(network.read_text() + "\nRUNS_BESIDE = True\n")
-    engine = Compact(previous_engine(tmp_path / "previous_omnix")).engine
+    delivered = previous_delivered(tmp_path / "previous_omnix")
+    engine = delivered.engine
+    engine.load(lambda _stage, _fraction: None)
     assert not isinstance(engine, CompactEngine)
     assert sys.modules[type(engine.network).__module__].RUNS_BESIDE
     assert not hasattr(sys.modules[CompactNetwork.__module__], "RUNS_BESIDE")

@@ -7,8 +7,8 @@
 Prints a table for rooms, one for outdoors and one for a flat laid out by hand, and what zeroing the
 adapters costs; writes them as ``scores.json`` and a contact sheet ``sheet.png``. Test scenes are
 rendered first where there are none. The second form writes ``panoramas.png``, maps of panoramas
-without a known truth. The pictures go through the tone mapping of ``extract`` and the engine as it
-ships.
+without a known truth. What is scored are the files that ``extract`` delivers for a linear panorama
+and the camera's true height, the sky cut out of them.
 """
 
 from __future__ import annotations
@@ -29,23 +29,17 @@ import torch
 from PIL import Image, ImageDraw
 
 import blender_omnix
-from blender_omnix import maps as map_set
+from blender_omnix import images
 from blender_omnix.adapters.inject import activate
-from blender_omnix.engines.base import Prediction
+from blender_omnix.engines.base import Engine, Prediction
 from blender_omnix.engines.compact.engine import WEIGHTS, CompactEngine, finish, with_mirror_image
 from blender_omnix.engines.compact.network import TASKS
-from blender_omnix.extract import Settings, extract
 from blender_omnix.panorama import frames, planes, resample, tonemap
 
 from .dataset import Scene, read, scene_files, under
 from .metrics import RISING, mean_scores, score
 
 MAPS = ("albedo", "normal", "roughness", "metallic", "depth")
-KINDS = dict.fromkeys((*MAPS, "sky"), "scalar") | {
-    "albedo": "colour",
-    "normal": "normal",
-    "depth": "depth",
-}
 LIGHTS = 2  # pictures of each scene
 PANORAMA_WIDTH = 256  # of each picture in the sheet of panoramas
 TEST_SCENES = {"test": 40, "flat": 12}
@@ -63,6 +57,7 @@ TASK_FIGURE = {
     "depth": "depth AbsRel",
 }
 
+# From linear radiance (H, W, 3) to the maps of MAPS, of its size.
 Predict = Callable[[np.ndarray, Scene], Prediction]
 
 
@@ -80,8 +75,9 @@ def box_maps(box: tuple[float, ...], height: int) -> tuple[np.ndarray, np.ndarra
     return reach.min(-1), normal.astype(np.float32)
 
 
-def trivial(picture: np.ndarray, scene: Scene) -> Prediction:
+def trivial(linear: np.ndarray, scene: Scene) -> Prediction:
     """The picture as albedo, a fixed room's normals, depth by latitude, medians for the rest."""
+    picture, _ = tonemap.expose(linear)
     height = picture.shape[0]
     _, normal = box_maps(GUESSED_ROOM, height)
     steepness = np.abs(np.sin(frames.elevations(height)))[:, None]
@@ -95,46 +91,52 @@ def trivial(picture: np.ndarray, scene: Scene) -> Prediction:
     }
 
 
-def room_box(picture: np.ndarray, scene: Scene) -> Prediction:
+def room_box(linear: np.ndarray, scene: Scene) -> Prediction:
     """Oracle: the true bounding box of the room without anything in it; trivial outdoors."""
-    maps = trivial(picture, scene)
+    maps = trivial(linear, scene)
     if scene.meta["box"] is not None:
-        maps["depth"], maps["normal"] = box_maps(scene.meta["box"], picture.shape[0])
+        maps["depth"], maps["normal"] = box_maps(scene.meta["box"], linear.shape[0])
     return maps
 
 
-class Compact:
-    """The engine with its adapters, or with all of them off."""
-
-    def __init__(self, engine: CompactEngine, adapted: bool = True) -> None:
-        self.engine = engine
-        self.engine.load(lambda _stage, _fraction: None)
-        self.adapted = adapted
-
-    def __call__(self, picture: np.ndarray, scene: Scene) -> Prediction:
-        if self.adapted:
-            maps = self.engine.predict(picture, MAPS, lambda *_: None, lambda: False)
-        else:
-            maps = without_adapters(self.engine, picture)
-        if maps["depth"].shape == picture.shape[:2]:
-            return maps
-        return {n: resample.upsample(m, picture, kind=KINDS[n]) for n, m in maps.items()}
-
-
-def without_adapters(engine: CompactEngine, picture: np.ndarray) -> Prediction:
+class WithoutAdapters(CompactEngine):
     """What base and heads make of a picture when every adapter is zero."""
-    network = engine.network
-    small = resample.shrink(picture, engine.height, 2 * engine.height).astype(np.float32)
-    with torch.inference_mode():
-        seen = with_mirror_image(small)
-        activate(network, None)
-        features = network.encode(seen)
-        maps: Prediction = {}
-        for task in TASKS:
-            maps |= finish(network.decode(features, task, seen))
-    # As the engine does, so that the adapters are all that differs.
-    maps["normal"] = planes.snap_normals(maps["normal"], maps["depth"], maps["sky"])
-    return maps
+
+    def predict(self, panorama, maps, progress, cancelled, seed=0) -> Prediction:
+        small = resample.shrink(panorama, self.height, 2 * self.height).astype(np.float32)
+        with torch.inference_mode():
+            seen = with_mirror_image(small)
+            activate(self.network, None)
+            features = self.network.encode(seen)
+            result: Prediction = {}
+            for task in TASKS:
+                result |= finish(self.network.decode(features, task, seen))
+        # As the engine does, so that the adapters are all that differs.
+        result["normal"] = planes.snap_normals(result["normal"], result["depth"], result["sky"])
+        return result
+
+
+class Delivered:
+    """What users of a version of the package get, by the name under which it can be imported."""
+
+    def __init__(self, engine: Engine, package: str = PACKAGE.name) -> None:
+        self.engine = engine
+        self.extraction = importlib.import_module(f"{package}.extract")
+        self.map_set = importlib.import_module(f"{package}.maps")
+
+    def __call__(self, linear: np.ndarray, scene: Scene) -> Prediction:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "panorama.exr"
+            images.write(file, linear.astype(np.float32), "float")
+            return self.of_file(file, maps=MAPS, camera_height=scene.meta["camera_height"])
+
+    def of_file(self, file: Path, **settings) -> Prediction:
+        """The maps of a panorama file, extracted with the settings of `extract.Settings`."""
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "maps"
+            chosen = self.extraction.Settings(**settings)
+            self.extraction.extract(file, out, chosen, engine=self.engine)
+            return self.map_set.load(out)
 
 
 def truth_of(scene: Scene) -> dict[str, np.ndarray]:
@@ -161,9 +163,8 @@ def evaluate(
         truth = truth_of(scene)
         of_kind = result.setdefault(scene.meta["kind"], {name: [] for name in rows})
         for light in range(LIGHTS):
-            picture, _ = tonemap.expose(under(scene, light))
             for name, predict in rows.items():
-                of_kind[name].append(score(predict(picture, scene), truth))
+                of_kind[name].append(score(predict(under(scene, light), scene), truth))
     return result
 
 
@@ -196,14 +197,13 @@ def rise(
     return result
 
 
-def panel(maps: Prediction, valid: np.ndarray | None) -> list[np.ndarray]:
+def panel(maps: Prediction, valid: np.ndarray) -> list[np.ndarray]:
     """Albedo, normal, roughness, metallic and depth as sRGB pictures (H, W, 3)."""
-    sky = ~valid if valid is not None else maps["sky"] > 0.5
-    depth = maps["depth"] / max(float(np.quantile(maps["depth"][~sky], 0.9)), 1e-6)
+    depth = maps["depth"] / max(float(np.quantile(maps["depth"][valid], 0.9)), 1e-6)
     grey = [maps["roughness"], maps["metallic"], np.clip(1 / (1 + 2 * depth), 0, 1)]
     pictures = [maps["albedo"], maps["normal"] / 2 + 0.5]
     pictures += [np.repeat(g[..., None], 3, -1) for g in grey]
-    return [np.where(sky[..., None], 0.1, p) for p in pictures]
+    return [np.where(valid[..., None], p, 0.1) for p in pictures]
 
 
 def sheet(rows: list[tuple[str, list[np.ndarray]]], file: Path) -> None:
@@ -227,18 +227,17 @@ def contact_sheet(scenes: list[Scene], predict: Predict, file: Path) -> None:
         picture, _ = tonemap.expose(under(scene, 0))
         truth = truth_of(scene)
         label = f"{scene.meta['kind']} {scene.name} predicted"
-        rows.append((label, [picture, *panel(predict(picture, scene), None)]))
+        found = predict(under(scene, 0), scene)
+        rows.append((label, [picture, *panel(found, found["depth"] > 0)]))
         rows.append(("truth", [picture, *panel(truth, truth["valid"])]))
     sheet(rows, file)
 
 
-def panorama_sheet(files: list[Path], engine: CompactEngine, file: Path) -> None:
+def panorama_sheet(files: list[Path], delivered: Delivered, file: Path) -> None:
     """What users get for panoramas without a known truth, one a row."""
     rows = []
     for path in files:
-        with tempfile.TemporaryDirectory() as folder:
-            extract(path, Path(folder) / "maps", Settings(size=2 * PANORAMA_WIDTH), engine=engine)
-            found = map_set.load(Path(folder) / "maps")
+        found = delivered.of_file(path, size=2 * PANORAMA_WIDTH)
         pictures = [found["panorama"], *panel(found, found["depth"] > 0)]
         size = PANORAMA_WIDTH // 2, PANORAMA_WIDTH
         rows.append((path.stem, [resample.shrink(picture, *size) for picture in pictures]))
@@ -264,14 +263,14 @@ def previous_version(package: Path, folder: Path) -> Path | None:
     return folder / "previous_omnix"
 
 
-def previous_engine(package: Path) -> CompactEngine:
-    """The compact engine of a version that `previous_version` brought, with its own weights."""
+def previous_delivered(package: Path) -> Delivered:
+    """What a version that `previous_version` brought delivers, with its own weights and code."""
     sys.path.insert(0, str(package.parent))
     try:
         module = importlib.import_module(f"{package.name}.engines.compact.engine")
     finally:
         sys.path.remove(str(package.parent))
-    return module.CompactEngine()
+    return Delivered(module.CompactEngine(), package.name)
 
 
 def _scene_files(folder: Path | None) -> list[Path]:
@@ -298,23 +297,23 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.panoramas:
-        compact = Compact(CompactEngine(options.weights))
-        panorama_sheet(options.panoramas, compact.engine, options.out / "panoramas.png")
+        delivered = Delivered(CompactEngine(options.weights))
+        panorama_sheet(options.panoramas, delivered, options.out / "panoramas.png")
         return
     scenes = [read(path) for path in _scene_files(options.scenes)]
     if not scenes:
         parser.error(f"no scenes in {options.scenes}")
 
     rows: dict[str, Predict] = {
-        "compact": Compact(CompactEngine(options.weights)),
-        "compact, adapters zeroed": Compact(CompactEngine(options.weights), adapted=False),
+        "compact": Delivered(CompactEngine(options.weights)),
+        "compact, adapters zeroed": Delivered(WithoutAdapters(options.weights)),
         "trivial": trivial,
         "room box (oracle)": room_box,
     }
     with tempfile.TemporaryDirectory() as folder:
         previous = previous_version(PACKAGE, Path(folder))
         if previous:
-            rows["previous weights"] = Compact(previous_engine(previous))
+            rows["previous weights"] = previous_delivered(previous)
         scores = evaluate(scenes, rows)
     # The views of the flat are one place, not so many independent scenes.
     independent = {kind: of_kind for kind, of_kind in scores.items() if kind != "flat"} or scores

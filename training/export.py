@@ -15,6 +15,7 @@ import json
 import math
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,20 +24,24 @@ from safetensors.torch import save
 
 from blender_omnix import __version__
 from blender_omnix.adapters.check import ADAPTED
+from blender_omnix.engines.base import Prediction
 from blender_omnix.engines.compact.engine import BASE, CARD, WEIGHTS, CompactEngine
 from blender_omnix.engines.compact.network import TASKS, adapted_modules
-from blender_omnix.panorama import tonemap
+from blender_omnix.panorama import resample, tonemap
 
 from . import lora, losses, metrics
 from .dataset import HEIGHT, Scene, read, scene_files, under
-from .evaluate import Compact, Predict, truth_of
+from .evaluate import truth_of
 from .train import Model, load_average
 
 # A surface is metal or it is not: the engine multiplies the logit, once it is raised, by this.
 METAL_GAIN = 4.0
+FITTED = ("roughness", "metallic")  # maps whose readout is fitted on validation scenes
 RAISES = np.arange(0.0, 3.01, 0.25)  # beyond the logit of a probability
 
 PEFT_PREFIX = "base_model.model."
+
+Predict = Callable[[np.ndarray], Prediction]  # of an sRGB-encoded picture
 
 
 def write(model: Model, folder: Path, about: dict) -> None:
@@ -58,6 +63,19 @@ def write(model: Model, folder: Path, about: dict) -> None:
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
+def predictor(weights: Path) -> Predict:
+    """What the engine says of roughness and metal with these weights, at the picture's size."""
+    engine = CompactEngine(weights)
+    engine.load(lambda _stage, _fraction: None)
+
+    def predict(picture: np.ndarray) -> Prediction:
+        found = engine.predict(picture, FITTED, lambda *_: None, lambda: False)
+        # Their size is the picture's, unless the weights were exported for another one.
+        return {name: resample.upsample(found[name], picture, kind="scalar") for name in FITTED}
+
+    return predict
+
+
 def constants(predict: Predict, scenes: list[Scene]) -> dict[str, float]:
     """The values, by map, that are no worse than `predict` on the scenes.
 
@@ -70,7 +88,7 @@ def constants(predict: Predict, scenes: list[Scene]) -> dict[str, float]:
     for scene in scenes:
         truth = truth_of(scene)
         picture, _ = tonemap.expose(under(scene, 0))
-        maps = predict(picture, scene)
+        maps = predict(picture)
         areas.append(metrics.area(truth["valid"]).ravel())
         for name, values in true.items():
             values.append(truth[name].ravel())
@@ -98,7 +116,7 @@ def calibrate_metal(predict: Predict, scenes: list[Scene]) -> float:
     for scene in scenes:
         truth = truth_of(scene)
         picture, _ = tonemap.expose(under(scene, 0))
-        share = np.clip(predict(picture, scene)["metallic"], 1e-6, 1.0 - 1e-6)
+        share = np.clip(predict(picture)["metallic"], 1e-6, 1.0 - 1e-6)
         logits.append(np.log(share / (1.0 - share)).ravel())
         true.append(truth["metallic"].ravel())
         areas.append(metrics.area(truth["valid"]).ravel())
@@ -194,10 +212,10 @@ def main(arguments: list[str] | None = None) -> None:
     if options.height:
         about["height"] = options.height
     write(model, options.to, about)
-    raised = calibrate_metal(Compact(CompactEngine(options.to)), scenes)
+    raised = calibrate_metal(predictor(options.to), scenes)
     about["metal"] = {"raised": raised, "gain": METAL_GAIN}
     write(model, options.to, about)
-    about["constants"] = constants(Compact(CompactEngine(options.to)), scenes)
+    about["constants"] = constants(predictor(options.to), scenes)
     write(model, options.to, about)
 
 

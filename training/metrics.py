@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Errors of maps against the truth: latitude-weighted means, the true sky left out.
 
-Maps are as in ``engines.base.Prediction``: (H, W[, C]) float32. ``weight`` (H, W) is the solid
-angle where a pixel counts and 0 elsewhere.
+Maps are as ``maps.load`` gives them: (H, W[, C]) float32, depth 0 where they show the sky.
+``weight`` (H, W) is the solid angle where a pixel counts and 0 elsewhere.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from blender_omnix.panorama import frames
 
 LEAST_METAL = 0.01  # of the area, for the F1 of an image to mean anything
+LEAST_SKY = 0.005  # of the sphere, for the share of it that was found
 
 
 def area(mask: np.ndarray) -> np.ndarray:
@@ -45,9 +46,12 @@ def angles(normal: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def depth_ratio(depth: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Depth over the truth, aligned so that its weighted median is 1; 1 where nothing counts."""
+    """Depth over the truth, aligned so that its weighted median is 1 where there is a depth; 0 where
+    there is none, and 1 where nothing counts."""
     ratio = np.where(weight > 0, depth, 1.0) / np.where(weight > 0, truth, 1.0)
-    return np.where(weight > 0, ratio / median(ratio, weight), 1.0)
+    found = weight * (depth > 0)
+    factor = median(ratio, found) if found.any() else 1.0
+    return np.where(weight > 0, ratio / factor, 1.0)
 
 
 def correlation(values: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> float:
@@ -78,6 +82,8 @@ def score(maps: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> dict[str
     ratio = depth_ratio(maps["depth"], truth["depth"], weight)
     relative = np.abs(ratio - 1)
     has_objects = on_objects.sum() > 0.002 * weight.sum()
+    empty, sky = maps["depth"] <= 0, area(~truth["valid"])
+    whole = sky.sum() + weight.sum()
     false_metal = (maps["metallic"] > 0.5) & (truth["metallic"] <= 0.5)
     return {
         "albedo PSNR": psnr(maps["albedo"], truth["albedo"], weight, scaled=False),
@@ -92,6 +98,8 @@ def score(maps: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> dict[str
         "roughness correlation": correlation(maps["roughness"], truth["roughness"], weight),
         "metal F1": metal_f1(maps["metallic"], truth["metallic"], weight),
         "false metal": average(false_metal, weight),
+        "sky found": average(empty, sky) if sky.sum() > LEAST_SKY * whole else float("nan"),
+        "false sky": average(empty, weight),
     }
 
 
@@ -109,6 +117,8 @@ RISING = {
     "roughness correlation": True,
     "metal F1": True,
     "false metal": False,
+    "sky found": True,
+    "false sky": False,
 }
 
 
