@@ -104,9 +104,9 @@ def test_a_bright_curtain_is_no_hole(tmp_path, source):
     class Unsure(BoxRoomEngine):
         def predict(self, *args, **kwargs):
             room = super().predict(*args, **kwargs)
-            room["sky"][20:30, 40:60] = 0.8
-            room["sky"][:10] = 0.8
-            room["sky"][2:6, 30:40] = 0.95
+            room["sky"][20:30, 40:60] = 0.78
+            room["sky"][:10] = 0.9
+            room["sky"][2:6, 30:40] = 0.99
             return room
 
     extract(source, tmp_path / "out", Settings(), engine=Unsure())

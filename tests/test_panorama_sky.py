@@ -34,23 +34,41 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("roll", [0, 100])
-def test_the_mask_follows_the_skyline(roll):
+@pytest.mark.parametrize(("columns", "least"), [(1, 0.99), (2, 0.94)])
+def test_the_mask_follows_the_skyline(roll, columns, least):
     above, picture = skyline()
-    chance = coarse(np.roll(above, roll, 1), 2)
+    chance = coarse(np.roll(above, roll, 1), columns)
     above, picture = np.roll(above, roll, 1), np.roll(picture, roll, 1)
     plain = resample.upsample(chance, picture, kind="scalar") > 0.5
     found = sky.mask(chance, picture)
     assert found.shape == above.shape
-    assert overlap(plain, above) < 0.95
-    assert overlap(found, above) > 0.99
+    assert overlap(plain, above) < least - 0.03
+    assert overlap(found, above) > least
+    # What is still wrong is sky left out: a hole in a surface is the worse mistake.
+    assert not (found & ~above).any()
 
 
-def test_colours_that_do_not_differ_change_nothing():
+def test_an_even_sky_reaches_as_far_as_the_engine_is_not_sure_of_a_surface():
     above, picture = skyline()
     chance = coarse(above, 0)
     even = np.full_like(picture, 0.5)
-    plain = resample.upsample(chance, even, kind="scalar") > 0.5
-    assert overlap(sky.mask(chance, even), plain) > 0.999
+    doubt = resample.upsample(chance, even, kind="scalar")
+    assert overlap(sky.mask(chance, even), doubt > 0.25) > 0.999
+
+
+def test_a_blown_out_sky_is_filled_up_to_what_stands_before_it():
+    """Sure of it in the middle, in doubt all around, as under a roof; a tree stands in it."""
+    rays = frames.directions(HEIGHT, 2 * HEIGHT)
+    opening = (rays[..., 0] > 0.6) & (rays[..., 2] > -0.1)
+    trunk = opening & (np.abs(rays[..., 1] - 0.2) < 0.05)
+    rng = np.random.default_rng(0)
+    bark = rng.uniform(0.1, 0.3, (HEIGHT, 2 * HEIGHT, 3))
+    picture = np.where((opening & ~trunk)[..., None], 0.98, bark).astype(np.float32)
+    small = resample.shrink(opening.astype(np.float32), 64, 128)
+    chance = 0.02 + 0.43 * small
+    core = resample.shrink((rays[..., 0] > 0.93).astype(np.float32), 64, 128) > 0.5
+    chance[core] = 0.97
+    assert overlap(sky.mask(chance, picture), opening & ~trunk) > 0.93
 
 
 def test_no_sky_stays_none_and_nothing_but_sky_stays_all():

@@ -10,15 +10,20 @@ import numpy as np
 
 from . import regions, resample
 
-# Probabilities: what a region must reach somewhere, and what is left of one that does not.
-_CERTAIN = 0.9
+# Probabilities: what a region must reach somewhere, and what is left of one that does not; what a
+# pixel must reach to be sky where it is as even as the sky beside it.
+_CERTAIN = 0.8
 _NO_SKY = 0.4
+_LIKELY = 0.25
 
 _HEIGHT = 256  # rows of the picture whose colours are compared
-_REACH = np.pi / 16  # radians around a pixel in which the colours of sky and surfaces are learnt
-_SPREAD = 0.2  # standard deviation of either's colours
+_REACH = np.pi / 11  # radians around a pixel in which the colours of sky and surfaces are learnt
+_PASSES = 3  # over the picture, each with the sky and the surfaces that the one before told apart
+_SPREAD = 0.28  # standard deviation of either's colours
 _CAP = 4.0  # largest evidence of colour, in logits
+_MARGIN = 2.0  # logits by which a pixel near both must be sky: a hole is the worse mistake
 _ENOUGH = 0.05  # share of the neighbourhood that must be sky, and surface, for colours to count
+_STEP = 0.03  # largest difference between neighbours in a clear or a blown-out sky
 
 
 def keep_certain(chance: np.ndarray) -> np.ndarray:
@@ -35,26 +40,41 @@ def mask(chance: np.ndarray, picture: np.ndarray) -> np.ndarray:
     """True where the sky is, (H, W) as the picture.
 
     An engine sees a small copy of the picture and misses its edges by some of its own pixels. Near
-    them each pixel is compared with the mean colours of the sky and of the surfaces around it.
+    them each pixel is compared with the mean colours of the sky and of the surfaces around it. From
+    there the sky spreads over what is as even as a clear or a blown-out sky, unless the engine is
+    sure of a surface.
     """
     rows = min(_HEIGHT, picture.shape[0])
     small = resample.shrink(picture, rows, 2 * rows)
     chance = resample.upsample(chance, small, kind="scalar")
     refined = _follow_colour(chance, small)
+    found = refined > 0.5
+    even = (chance > _LIKELY) & (_steps(small) < _STEP)
+    spread = regions.connected(found, found | even) & ~found
+    refined = np.where(spread, np.float32(1.0), refined)
     return resample.upsample(refined, picture, kind="scalar") > 0.5
 
 
 def _follow_colour(chance: np.ndarray, picture: np.ndarray) -> np.ndarray:
     """The probability given the picture's colours too, where both sky and surface are near."""
     reach = max(1, round(_REACH / np.pi * len(chance)))
-    sky = np.clip(4.0 * (chance - 0.5), 0.0, 1.0)
-    surface = np.clip(4.0 * (0.5 - chance), 0.0, 1.0)
-    to_sky, near_sky = _unlike(picture, sky, reach)
-    to_surface, near_surface = _unlike(picture, surface, reach)
-    evidence = np.clip((to_surface - to_sky) / (2.0 * _SPREAD**2), -_CAP, _CAP)
-    evidence *= np.clip(near_sky / _ENOUGH, 0, 1) * np.clip(near_surface / _ENOUGH, 0, 1)
-    chance = np.clip(chance, 1e-3, 1.0 - 1e-3)
-    return (1.0 / (1.0 + (1.0 - chance) / chance * np.exp(-evidence))).astype(np.float32)
+    prior = np.clip(chance, 1e-3, 1.0 - 1e-3)
+    odds = prior / (1.0 - prior)
+    for _ in range(_PASSES):
+        to_sky, near_sky = _unlike(picture, np.clip(4.0 * (chance - 0.5), 0.0, 1.0), reach)
+        to_surface, near_surface = _unlike(picture, np.clip(4.0 * (0.5 - chance), 0.0, 1.0), reach)
+        counts = np.clip(near_sky / _ENOUGH, 0, 1) * np.clip(near_surface / _ENOUGH, 0, 1)
+        evidence = np.clip((to_surface - to_sky) / (2.0 * _SPREAD**2), -_CAP, _CAP) * counts
+        chance = 1.0 / (1.0 + np.exp(-evidence) / odds)
+    chance = 1.0 / (1.0 + np.exp(_MARGIN * counts - evidence) / odds)
+    return chance.astype(np.float32)
+
+
+def _steps(picture: np.ndarray) -> np.ndarray:
+    """The largest difference in any channel between each pixel and its four neighbours, (H, W)."""
+    around = resample.pad(picture, 1)
+    near = (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])
+    return np.max([np.abs(other - picture).max(-1) for other in near], axis=0)
 
 
 def _unlike(picture: np.ndarray, weight: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray]:
