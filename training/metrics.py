@@ -46,8 +46,8 @@ def angles(normal: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def depth_ratio(depth: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Depth over the truth, aligned so that its weighted median is 1 where there is a depth; 0 where
-    there is none, and 1 where nothing counts."""
+    """Depth over the truth, aligned so that its weighted median is 1 where there is a depth; 0
+    where there is none, and 1 where nothing counts."""
     ratio = np.where(weight > 0, depth, 1.0) / np.where(weight > 0, truth, 1.0)
     found = weight * (depth > 0)
     factor = median(ratio, found) if found.any() else 1.0
