@@ -199,7 +199,8 @@ def rise(
 
 def panel(maps: Prediction, valid: np.ndarray) -> list[np.ndarray]:
     """Albedo, normal, roughness, metallic and depth as sRGB pictures (H, W, 3)."""
-    depth = maps["depth"] / max(float(np.quantile(maps["depth"][valid], 0.9)), 1e-6)
+    far = float(np.quantile(maps["depth"][valid], 0.9)) if valid.any() else 0.0
+    depth = maps["depth"] / max(far, 1e-6)
     grey = [maps["roughness"], maps["metallic"], np.clip(1 / (1 + 2 * depth), 0, 1)]
     pictures = [maps["albedo"], maps["normal"] / 2 + 0.5]
     pictures += [np.repeat(g[..., None], 3, -1) for g in grey]

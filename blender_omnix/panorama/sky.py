@@ -21,7 +21,7 @@ _REACH = np.pi / 11  # radians around a pixel in which the colours of sky and su
 _PASSES = 3  # over the picture, each with the sky and the surfaces that the one before told apart
 _SPREAD = 0.28  # standard deviation of either's colours
 _CAP = 4.0  # largest evidence of colour, in logits
-_MARGIN = 2.0  # logits by which a pixel near both must be sky: a hole is the worse mistake
+_MARGIN = 1.5  # logits by which a pixel near both must be sky: a hole is the worse mistake
 _ENOUGH = 0.05  # share of the neighbourhood that must be sky, and surface, for colours to count
 _STEP = 0.03  # largest difference between neighbours in a clear or a blown-out sky
 
