@@ -20,14 +20,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from blender_omnix.engines.compact.engine import CompactEngine
-from blender_omnix.engines.compact.network import CompactNetwork
+from blender_omnix.engines.compact.network import TASKS, CompactNetwork, adapted_modules
 from blender_omnix.panorama import frames, tonemap
 from tests.fakes import BoxRoomEngine
 from training import augment, export, losses, metrics, pack
-from training.dataset import Scenes, read, relight, sample
+from training.dataset import Scenes, read, relight, sample, under
 from training.evaluate import (
     PACKAGE,
     Delivered,
+    WithoutAdapters,
     box_maps,
     previous_delivered,
     previous_version,
@@ -374,12 +375,15 @@ def test_sky_is_scored_by_what_the_depth_leaves_empty(scene):
     found = metrics.score(maps, truth)
     assert found["sky found"] == 1.0 and found["false sky"] == 0.0
     maps["depth"][HEIGHT // 2 :] = 0.0
-    maps["depth"][:10] = 1.0
+    maps["depth"][:10][~truth["valid"][:10]] = 1.0
     found = metrics.score(maps, truth)
     top, whole = (metrics.area(np.ones((HEIGHT, 1), bool))[:n].sum() for n in (10, 20))
     assert found["sky found"] == pytest.approx(1.0 - top / whole)
     surfaces = metrics.area(truth["valid"])
     assert found["false sky"] == pytest.approx(surfaces[HEIGHT // 2 :].sum() / surfaces.sum())
+    # Where the maps have a depth it is right, however much of it they lack.
+    assert found["depth AbsRel"] == pytest.approx(found["false sky"], rel=1e-3)
+    assert found["depth d1"] == pytest.approx(1.0 - found["false sky"], rel=1e-3)
     closed = truth | {"valid": np.ones_like(truth["valid"])}
     assert np.isnan(metrics.score(maps, closed)["sky found"])
 
@@ -604,6 +608,8 @@ def test_another_version_of_the_engine_runs_beside_this_one(tmp_path):
     network = tmp_path / "previous_omnix" / "engines" / "compact" / "network.py"
     network.write_text(network.read_text() + "\nRUNS_BESIDE = True\n")
     delivered = previous_delivered(tmp_path / "previous_omnix")
+    assert delivered.extraction.__name__ == "previous_omnix.extract"
+    assert delivered.map_set.__name__ == "previous_omnix.maps"
     engine = delivered.engine
     engine.load(lambda _stage, _fraction: None)
     assert not isinstance(engine, CompactEngine)
@@ -785,3 +791,24 @@ def test_learning_rate_warms_up_and_cools_down():
     assert learning_rate(recipe, 0, 0.0) < 0.01 * recipe.learning_rate
     assert learning_rate(recipe, 10_000, 0.4) == recipe.learning_rate
     assert learning_rate(recipe, 10_000, 1.0) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_without_adapters_all_else_is_as_it_was(scene):
+    """The same network and the same readout; only what the adapters add is missing."""
+    engine, without = CompactEngine(), WithoutAdapters()
+    for each in (engine, without):
+        each.load(lambda _stage, _fraction: None)
+    parameters = dict(engine.network.named_parameters())
+    zeroed = 0
+    for name, weight in without.network.named_parameters():
+        if "lora_B" in name:
+            zeroed += 1
+            assert parameters[name].any() and not weight.any()
+        else:
+            assert torch.equal(weight, parameters[name])
+    assert zeroed == len(TASKS) * len(adapted_modules(CompactNetwork()))
+    picture, _ = tonemap.expose(under(scene, 0))
+    said = [
+        e.predict(picture, ("albedo",), lambda *_: None, lambda: False) for e in (engine, without)
+    ]
+    assert np.abs(said[0]["albedo"] - said[1]["albedo"]).max() > 0.02

@@ -27,14 +27,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from torch import nn
 
 import blender_omnix
 from blender_omnix import images
-from blender_omnix.adapters.inject import activate
 from blender_omnix.engines.base import Engine, Prediction
-from blender_omnix.engines.compact.engine import WEIGHTS, CompactEngine, finish, with_mirror_image
-from blender_omnix.engines.compact.network import TASKS
-from blender_omnix.panorama import frames, planes, resample, tonemap
+from blender_omnix.engines.compact.engine import WEIGHTS, CompactEngine
+from blender_omnix.panorama import frames, resample, tonemap
 
 from .dataset import Scene, read, scene_files, under
 from .metrics import RISING, mean_scores, score
@@ -102,22 +101,15 @@ def room_box(linear: np.ndarray, scene: Scene) -> Prediction:
 class WithoutAdapters(CompactEngine):
     """What base and heads make of a picture when every adapter is zero."""
 
-    def predict(self, panorama, maps, progress, cancelled, seed=0) -> Prediction:
-        small = resample.shrink(panorama, self.height, 2 * self.height).astype(np.float32)
-        with torch.inference_mode():
-            seen = with_mirror_image(small)
-            activate(self.network, None)
-            features = self.network.encode(seen)
-            result: Prediction = {}
-            for task in TASKS:
-                result |= finish(self.network.decode(features, task, seen))
-        # As the engine does, so that the adapters are all that differs.
-        result["normal"] = planes.snap_normals(result["normal"], result["depth"], result["sky"])
-        return result
+    def load(self, progress: Callable[[str, float], None]) -> None:
+        super().load(progress)
+        for name, weight in self.network.named_parameters():
+            if "lora_B" in name:
+                nn.init.zeros_(weight)
 
 
 class Delivered:
-    """What users of a version of the package get, by the name under which it can be imported."""
+    """What users of a version of the package get; `package` is the name it is imported by."""
 
     def __init__(self, engine: Engine, package: str = PACKAGE.name) -> None:
         self.engine = engine
@@ -222,7 +214,7 @@ def sheet(rows: list[tuple[str, list[np.ndarray]]], file: Path) -> None:
 
 
 def contact_sheet(scenes: list[Scene], predict: Predict, file: Path) -> None:
-    """For each scene a row of the truth under a row of what the engine says."""
+    """For each scene a row of the truth under a row of what is delivered."""
     rows = []
     for scene in scenes:
         picture, _ = tonemap.expose(under(scene, 0))

@@ -41,7 +41,7 @@ RAISES = np.arange(0.0, 3.01, 0.25)  # beyond the logit of a probability
 
 PEFT_PREFIX = "base_model.model."
 
-Predict = Callable[[np.ndarray], Prediction]  # of an sRGB-encoded picture
+Readout = Callable[[np.ndarray], Prediction]  # of an sRGB-encoded picture
 
 
 def write(model: Model, folder: Path, about: dict) -> None:
@@ -63,7 +63,7 @@ def write(model: Model, folder: Path, about: dict) -> None:
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
-def predictor(weights: Path) -> Predict:
+def predictor(weights: Path) -> Readout:
     """What the engine says of roughness and metal with these weights, at the picture's size."""
     engine = CompactEngine(weights)
     engine.load(lambda _stage, _fraction: None)
@@ -76,7 +76,7 @@ def predictor(weights: Path) -> Predict:
     return predict
 
 
-def constants(predict: Predict, scenes: list[Scene]) -> dict[str, float]:
+def constants(predict: Readout, scenes: list[Scene]) -> dict[str, float]:
     """The values, by map, that are no worse than `predict` on the scenes.
 
     Roughness is compared with its median over all scenes, metallic with 0, by the mean absolute
@@ -104,7 +104,7 @@ def constants(predict: Predict, scenes: list[Scene]) -> dict[str, float]:
     return found
 
 
-def calibrate_metal(predict: Predict, scenes: list[Scene]) -> float:
+def calibrate_metal(predict: Readout, scenes: list[Scene]) -> float:
     """By how much to raise the logit of metal for the most metal that is worth drawing.
 
     Raised, more metal is found and more is false: this is the raise with the best F1 over the

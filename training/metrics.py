@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Errors of maps against the truth: latitude-weighted means, the true sky left out.
+"""Errors of maps against the truth: latitude-weighted means over surfaces, not the true sky.
 
 Maps are as ``maps.load`` gives them: (H, W[, C]) float32, depth 0 where they show the sky.
 ``weight`` (H, W) is the solid angle where a pixel counts and 0 elsewhere.

@@ -10,11 +10,11 @@ import numpy as np
 
 from . import regions, resample
 
-# Probabilities: what a region must reach somewhere, and what is left of one that does not; what a
-# pixel must reach to be sky where it is as even as the sky beside it.
+# Probabilities: what a region must reach somewhere, and what is left of one that does not; what an
+# even part of the picture must have to be sky where it joins it.
 _CERTAIN = 0.8
 _NO_SKY = 0.4
-_LIKELY = 0.25
+_POSSIBLE = 0.25
 
 _HEIGHT = 256  # rows of the picture whose colours are compared
 _REACH = np.pi / 11  # radians around a pixel in which the colours of sky and surfaces are learnt
@@ -27,10 +27,11 @@ _STEP = 0.03  # largest difference between neighbours in a clear or a blown-out 
 
 
 def keep_certain(chance: np.ndarray) -> np.ndarray:
-    """The probability, with every region in doubt all over taken for surface.
+    """The probability, lowered in every region that is in doubt all over.
 
     Of real sky an engine is certain, somewhere in the middle; a bright curtain is likely sky all
-    over and certain nowhere, and a hole in a wall is the worse mistake.
+    over and certain nowhere, and a hole in a wall is the worse mistake. It is a surface unless
+    `mask` finds that it joins a sky of its colour.
     """
     kept = regions.connected(chance > _CERTAIN, chance > 0.5)
     return np.where(kept, chance, np.minimum(chance, _NO_SKY))
@@ -41,15 +42,15 @@ def mask(chance: np.ndarray, picture: np.ndarray) -> np.ndarray:
 
     An engine sees a small copy of the picture and misses its edges by some of its own pixels. Near
     them each pixel is compared with the mean colours of the sky and of the surfaces around it. From
-    there the sky spreads over what is as even as a clear or a blown-out sky, unless the engine is
-    sure of a surface.
+    there the sky spreads over what is as even as a clear or a blown-out sky, unless the engine
+    gives it less than a quarter.
     """
     rows = min(_HEIGHT, picture.shape[0])
     small = resample.shrink(picture, rows, 2 * rows)
     chance = resample.upsample(chance, small, kind="scalar")
     refined = _follow_colour(chance, small)
     found = refined > 0.5
-    even = (chance > _LIKELY) & (_steps(small) < _STEP)
+    even = (chance > _POSSIBLE) & (_steps(small) < _STEP)
     spread = regions.connected(found, found | even) & ~found
     refined = np.where(spread, np.float32(1.0), refined)
     return resample.upsample(refined, picture, kind="scalar") > 0.5

@@ -19,7 +19,7 @@ STYLES = ("street", "plaza", "courtyard", "garden", "forest", "field", "water", 
 MARKED = ("street", "plaza", "courtyard", "yard")
 # Where a roof on posts may stand over the camera or beside it, and where bushes grow thick.
 ROOFED = ("street", "plaza", "courtyard", "garden", "yard")
-OVERGROWN = ("garden", "forest", "field", "water")
+OVERGROWN = ("garden", "forest", "field")
 STYLE_WEIGHTS = (0.25, 0.12, 0.11, 0.16, 0.15, 0.08, 0.05, 0.08)
 
 
@@ -372,8 +372,8 @@ def canopy(rng: Rng, w: float, d: float) -> Shape:
         for x in np.arange(-w / 2, w / 2, rng.uniform(0.2, 0.6)):
             shape += [rod(frame, (x, *a), (x, *b), 0.04) for a, b in edges]
     else:
-        pitch = rng.uniform(0.1, 0.3) if rng.random() < 0.5 else w
-        xs = np.linspace(-w / 2, w / 2, int(min(4 * w / pitch, 300)) + 2)
+        pitch = rng.uniform(0.2, 0.4) if rng.random() < 0.5 else w
+        xs = np.linspace(-w / 2, w / 2, int(4 * w / pitch) + 2)
         waves = 0.15 * pitch * np.sin(2 * np.pi * xs / pitch) if pitch < w else 0.0 * xs
         shape.append(height_field(f"{cover}#cover", xs, ys, zs[:, None] + waves, smooth=False))
     columns = np.linspace(-w / 2, w / 2, max(2, round(w / rng.uniform(2.5, 5)) + 1))
