@@ -360,8 +360,8 @@ def canopy(rng: Rng, w: float, d: float) -> Shape:
     around the origin: a carport, a pergola, a market hall. Walls stand at some of its sides."""
     h = rng.uniform(2.9, 4.5)
     ys = np.linspace(-d / 2, d / 2, int(rng.integers(5, 12)))
-    level = rng.choice(["flat", "lean", "arch"])
-    lean = {"flat": 0.0, "lean": rng.uniform(0.05, 0.25), "arch": 0.0}[level]
+    level, lean = rng.choice(["flat", "lean", "arch"]), rng.uniform(0.05, 0.25)
+    lean = lean if level == "lean" else 0.0
     rise = rng.uniform(0.12, 0.35) * d if level == "arch" else 0.0
     zs = h + lean * (ys + d / 2) + rise * (1 - (2 * ys / d) ** 2)
     cover = fu.pick(rng, "sheet_metal", "sheet_metal", "wood", "concrete", "roof", "painted_metal")
