@@ -155,8 +155,9 @@ def evaluate(
         truth = truth_of(scene)
         of_kind = result.setdefault(scene.meta["kind"], {name: [] for name in rows})
         for light in range(LIGHTS):
+            linear = under(scene, light)
             for name, predict in rows.items():
-                of_kind[name].append(score(predict(under(scene, light), scene), truth))
+                of_kind[name].append(score(predict(linear, scene), truth))
     return result
 
 
@@ -217,10 +218,11 @@ def contact_sheet(scenes: list[Scene], predict: Predict, file: Path) -> None:
     """For each scene a row of the truth under a row of what is delivered."""
     rows = []
     for scene in scenes:
-        picture, _ = tonemap.expose(under(scene, 0))
+        linear = under(scene, 0)
+        picture, _ = tonemap.expose(linear)
         truth = truth_of(scene)
         label = f"{scene.meta['kind']} {scene.name} predicted"
-        found = predict(under(scene, 0), scene)
+        found = predict(linear, scene)
         rows.append((label, [picture, *panel(found, found["depth"] > 0)]))
         rows.append(("truth", [picture, *panel(truth, truth["valid"])]))
     sheet(rows, file)
