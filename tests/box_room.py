@@ -27,7 +27,7 @@ def room(height: int, *, block: bool = True, window: bool = False) -> dict[str, 
     rays = frames.directions(height, 2 * height).astype(np.float64)
     depth, normal = _inside(rays, *ROOM)
     if block:
-        hit, near, facing = _outside(rays, *BLOCK)
+        hit, near, facing = outside(rays, *BLOCK)
         depth = np.where(hit, near, depth)
         normal = np.where(hit[..., None], facing, normal)
     points = rays * depth[..., None]
@@ -97,7 +97,7 @@ def _inside(rays: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.nda
     return distance.min(axis=-1), normal
 
 
-def _outside(
+def outside(
     rays: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where rays meet a box from outside: hit, distance and outward normal."""

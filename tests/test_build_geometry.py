@@ -18,6 +18,18 @@ def grid(made: dict[str, np.ndarray], columns: int = 256) -> geometry.Grid:
     return geometry.reduce(made["depth"], made["normal"], columns)
 
 
+def surfaces(cells: geometry.Grid, fill: float = 1 / 16) -> geometry.Shell:
+    """What is seen, hidden and the backs of things, as of a place that is open."""
+    return geometry.shells(cells, JUMP, fill, enclosed=False)[0]
+
+
+def enclosure(
+    cells: geometry.Grid, fill: float = 1 / 16
+) -> tuple[geometry.Shell, geometry.Shell | None]:
+    """Hull and panes."""
+    return geometry.shells(cells, JUMP, fill, enclosed=True)[1:]
+
+
 def edges(shell: geometry.Shell) -> dict[tuple[int, int], int]:
     """How many faces share each edge."""
     found: dict[tuple[int, int], int] = {}
@@ -45,7 +57,7 @@ def face_normals(shell: geometry.Shell) -> tuple[np.ndarray, np.ndarray]:
 
 def test_an_empty_room_is_watertight_and_one_piece():
     cells = grid(box_room.room(64, block=False), 128)
-    shell = geometry.shell(cells, JUMP, 1 / 16)
+    shell = surfaces(cells)
     assert set(edges(shell).values()) == {2}
     assert len(shell.quads) + len(shell.triangles) == cells.depth.size
     # A closed surface without handles: V - E + F = 2.
@@ -54,7 +66,7 @@ def test_an_empty_room_is_watertight_and_one_piece():
 
 
 def test_vertices_lie_on_the_walls():
-    shell = geometry.shell(grid(box_room.room(128, block=False)), JUMP, 0.0)
+    shell = surfaces(grid(box_room.room(128, block=False)), fill=0.0)
     low, high = box_room.ROOM
     off = np.minimum(np.abs(shell.vertices - low), np.abs(shell.vertices - high)).min(axis=1)
     # Only corners of the room lie inside a cell and are cut off by up to half of one.
@@ -72,7 +84,7 @@ def test_cells_coarser_than_the_map_keep_the_surface():
 
 
 def test_faces_look_at_the_viewpoint():
-    centres, normals = face_normals(geometry.shell(grid(box_room.room(128)), JUMP, 1 / 16))
+    centres, normals = face_normals(surfaces(grid(box_room.room(128))))
     towards = -np.einsum("ij,ij->i", normals, centres)
     # Background seen edge-on behind the block's rim may turn either way.
     assert (towards > 0).mean() > 0.999
@@ -104,10 +116,23 @@ def test_a_floor_at_a_grazing_angle_stays_whole():
     assert down[128:].all()
 
 
+def test_the_rim_of_a_round_thing_is_not_drawn_out_to_the_wall_behind():
+    """A cell that is seen edge-on lies on a plane with all that is behind it."""
+    cells = geometry.Grid(
+        rays := frames.directions(64, 128), np.full((64, 128), 3.0, np.float32), -rays
+    )
+    cells.depth[28:36, 60:68] = 1.0
+    cells.normal[28:36, 60:68] = np.cross(rays[28:36, 60:68], (0.0, 0.0, 1.0))
+    right, down = geometry.joins(cells, JUMP)
+    assert not right[28:36, [59, 67]].any()
+    assert not down[[27, 35], 60:68].any()
+    assert right[28:36, 60:67].all() and down[28:35, 60:68].all()
+
+
 def test_the_sky_is_cut_out():
     made = box_room.room(128, window=True)
     cells = grid(made)
-    shell = geometry.shell(cells, JUMP, 1 / 16)
+    shell = surfaces(cells)
     assert len(shell.quads) + len(shell.triangles) >= (cells.depth > 0).sum()
     centres, _ = face_normals(shell)
     u, v = frames.project(centres)
@@ -119,8 +144,8 @@ def test_the_sky_is_cut_out():
 def test_the_background_goes_on_behind_the_block():
     made = box_room.room(128)
     cells = grid(made)
-    front = geometry.shell(cells, JUMP, 0.0)
-    both = geometry.shell(cells, JUMP, 1 / 16)
+    front = surfaces(cells, fill=0.0)
+    both = surfaces(cells)
     behind = both.layer == geometry.BACKGROUND
     assert (front.layer == geometry.VISIBLE).all()
     assert np.count_nonzero(behind) > 200
@@ -139,8 +164,8 @@ def test_the_background_goes_on_behind_the_block():
 
 def test_the_background_is_welded_to_the_surface():
     cells = grid(box_room.room(128))
-    front = geometry.shell(cells, JUMP, 0.0)
-    both = geometry.shell(cells, JUMP, 1 / 16)
+    front = surfaces(cells, fill=0.0)
+    both = surfaces(cells)
     seen = {tuple(point) for point in front.vertices.tolist()}
     shared = [tuple(point) in seen for point in both.vertices[len(front.vertices) :].tolist()]
     assert sum(shared) > 50
@@ -148,15 +173,15 @@ def test_the_background_is_welded_to_the_surface():
 
 def test_fill_zero_builds_no_background():
     cells = grid(box_room.room(64))
-    shell = geometry.shell(cells, JUMP, 0.0)
+    shell = surfaces(cells, fill=0.0)
     assert len(shell.quads) + len(shell.triangles) == cells.depth.size
     assert np.array_equal(shell.lookup, shell.vertices)
 
 
 def test_the_hull_encloses_everything_but_the_window():
     cells = grid(box_room.room(128, window=True))
-    shell = geometry.shell(cells, JUMP, 1 / 16)
-    hull = geometry.hull(cells)
+    shell = surfaces(cells)
+    hull, _ = enclosure(cells)
     # In each quad of the hull: its middle lies beyond all that is seen through it.
     farthest = np.zeros(64 * 128)
     u, v = frames.project(shell.vertices)
@@ -175,20 +200,66 @@ def test_the_hull_encloses_everything_but_the_window():
     low = (made["depth"] == 0) & (rays[..., 2] < 0)
     assert low.any()
     made["depth"][low] = 30.0
-    streets = geometry.hull(grid(made))
+    streets, _ = enclosure(grid(made))
     assert np.allclose(streets.vertices.max(axis=0), hull.vertices.max(axis=0), rtol=0.02)
     assert len(streets.quads) == len(hull.quads)
-    closed = geometry.hull(grid(box_room.room(64)))
+    closed, panes = enclosure(grid(box_room.room(64)))
     assert set(edges(closed).values()) == {2}
+    assert panes is None
 
 
 def test_panes_close_the_window_in_its_wall():
     made = box_room.room(128, window=True)
     cells = grid(made)
-    panes = geometry.panes(cells)
+    _, panes = enclosure(cells)
     assert len(panes.quads) + len(panes.triangles) == (cells.depth <= 0).sum()
     # The window is in the wall at -X, seen from inside as facing +X.
     assert np.allclose(panes.vertices[:, 0], box_room.ROOM[0][0], atol=0.12)
+
+
+def test_a_window_goes_on_behind_a_pillar():
+    made = box_room.room(128, block=False, window=True)
+    pillar = np.array([-1.6, -0.15, -1.6]), np.array([-1.3, 0.15, 1.1])
+    rays = frames.directions(128, 256).astype(np.float64)
+    hit, near, facing = box_room.outside(rays, *pillar)
+    made["depth"] = np.where(hit, near, made["depth"]).astype(np.float32)
+    made["normal"] = np.where(hit[..., None], facing, made["normal"]).astype(np.float32)
+    cells = grid(made)
+    shell, hull, panes = geometry.shells(cells, JUMP, 1 / 16, enclosed=True)
+
+    # Where the window would be seen without the pillar: its wall, and what lies behind the pillar.
+    wall, (low, high) = box_room.ROOM[0][0], box_room.WINDOW
+    across = rays[..., 1:] * (wall / np.minimum(rays[..., :1], -1e-6))
+    window = (rays[..., 0] < 0) & (across > low + 0.1).all(-1) & (across < high - 0.1).all(-1)
+    hidden = hit & window
+    assert np.count_nonzero(hidden) > 50
+    covered = np.zeros(cells.shape, bool)
+    u, v = frames.project(face_normals(panes)[0])
+    covered[(v * 128).astype(int), (u * 256).astype(int)] = True
+    assert covered[hidden].all()
+    assert np.allclose(panes.vertices[:, 0], wall, atol=0.12)
+    u, v = frames.project(panes.lookup[np.unique(panes.quads)])
+    seen = cells.depth[(v * 128 - 1e-3).astype(int), (u * 256 - 1e-3).astype(int)]
+    assert (seen == 0).mean() > 0.8  # the rest are corners at the window's edge
+
+    # Nothing bars the light there, as the wall does above the window.
+    background = face_normals(shell)[0][_face_layers(shell) == geometry.BACKGROUND]
+    assert not _shows(background, hidden).any()
+    assert _shows(background, hit & (rays[..., 2] > 0.35)).any()
+    assert not _shows(face_normals(hull)[0], hidden).any()
+    bare, closed = enclosure(cells, fill=0.0)
+    assert _shows(face_normals(bare)[0], hidden).any()
+    assert len(closed.quads) == np.count_nonzero(made["depth"] == 0)
+
+
+def _face_layers(shell: geometry.Shell) -> np.ndarray:
+    return shell.layer[np.concatenate((shell.quads[:, 0], shell.triangles[:, 0]))]
+
+
+def _shows(points: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Which points (N, 3) lie in the directions of a mask (H, W)."""
+    u, v = frames.project(points)
+    return mask[(v * mask.shape[0]).astype(int), (u * mask.shape[1]).astype(int)]
 
 
 def test_rooms_are_enclosed_and_fields_are_not():
@@ -210,14 +281,14 @@ def test_lamps_are_the_cells_that_give_the_light():
 
 def test_a_turned_panorama_gives_the_turned_shell():
     made = box_room.room(64)
-    shell = geometry.shell(grid(made, 128), JUMP, 1 / 16)
+    shell = surfaces(grid(made, 128))
     rolled = {name: np.roll(made[name], 37, axis=1) for name in ("depth", "normal")}
     angle = -2 * np.pi * 37 / 128
     turn = np.array(
         [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
     )
     rolled["normal"] = rolled["normal"] @ turn.T
-    other = geometry.shell(grid(rolled, 128), JUMP, 1 / 16)
+    other = surfaces(grid(rolled, 128))
     assert len(other.vertices) == len(shell.vertices)
     a, b = (np.sort(np.linalg.norm(s.vertices, axis=1)) for s in (shell, other))
     assert np.allclose(a, b, atol=1e-3)
@@ -239,7 +310,7 @@ def test_a_round_thing_has_a_back_and_a_flat_one_has_none():
     outward = (points - (centre, 0.0, 0.0)) / radius * (1.0, 1.0, 0.0)
     normal = np.where(hit[..., None], outward, -rays)
     made = {"depth": depth.astype(np.float32), "normal": normal.astype(np.float32)}
-    shell = geometry.shell(grid(made), JUMP, 1 / 16)
+    shell = surfaces(grid(made))
     back = shell.vertices[shell.layer == geometry.BACK]
     from_axis = np.hypot(back[:, 0] - centre, back[:, 1])
     assert len(back) > 200
@@ -252,7 +323,7 @@ def test_a_round_thing_has_a_back_and_a_flat_one_has_none():
 
     made["depth"] = np.where(hit, 1.5 / rays[..., 0].clip(0.1), 4.0).astype(np.float32)
     made["normal"] = np.where(hit[..., None], (-1.0, 0.0, 0.0), -rays).astype(np.float32)
-    board = geometry.shell(grid(made), JUMP, 1 / 16)
+    board = surfaces(grid(made))
     assert (board.layer == geometry.BACKGROUND).any()
     assert not (board.layer == geometry.BACK).any()
 

@@ -13,9 +13,8 @@ A place has five layers:
   plausibly there instead of a hole;
 * the backs of slim things such as lamp shades and pillars, so that no light passes through them
   from where nobody has seen them;
-* panes in openings of the visible surface;
-* where it is enclosed, a hull outside of both, which lets no light in except through the cells
-  that show the sky.
+* where it is enclosed, panes in its openings, which go on behind what stands before them;
+* where it is enclosed, a hull outside of all, which lets no light in except through the openings.
 
 Every vertex carries the direction at which it looks its colour up, scaled by its distance: linear
 interpolation over a face is then correct in perspective.
@@ -23,7 +22,7 @@ interpolation over a face is then correct in perspective.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,6 +44,8 @@ _MAX_TILT = 1.25
 _MAX_GROWTH = 2.0
 # Background closer than this behind the visible surface is that surface.
 _BEHIND = 1.02
+# What is nearer than this share of the way to a wall stands before it and is not part of it.
+_BEFORE = 0.9
 # What is slimmer than this, in metres, has a back like its front, unless it is as flat as a sheet:
 # thinner than this share of its depth.
 _SLIM = 1.5
@@ -52,6 +53,8 @@ _SHEET = 0.01
 # Least cosine between ray and normal at the rim of a round thing; beyond it normals are unsure.
 _RIM = 1 / 6
 
+# Cosine between ray and normal below which a cell is seen edge-on.
+_EDGE_ON = 0.05
 # Surfaces that meet at less than this cosine between their normals form a corner. A trench at its
 # bottom is at most the `_TRENCH`th part of the panorama wide; its cells are behind the plane beside
 # it by this share of their depth.
@@ -108,6 +111,35 @@ class Shell:
     triangle_cells: np.ndarray
 
 
+@dataclass(frozen=True)
+class _Walls:
+    """Planes that enclose a place: outward unit normals (K, 3), distances (K,) from the viewpoint
+    in metres."""
+
+    normals: np.ndarray
+    distances: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Hidden:
+    """Cells behind what is seen in them.
+
+    cells, seeds: (N,) the flat cell and the visible cell it grew from. planes: (N, 3) the plane g
+    in it, with 1 / depth = g . ray. outward: (N, 2) the step (row, column) that leads from the edge
+    away from the foreground.
+    """
+
+    cells: np.ndarray
+    planes: np.ndarray
+    seeds: np.ndarray
+    outward: np.ndarray
+
+    def where(self, chosen: np.ndarray) -> _Hidden:
+        return _Hidden(
+            self.cells[chosen], self.planes[chosen], self.seeds[chosen], self.outward[chosen]
+        )
+
+
 def is_enclosed(grid: Grid) -> bool:
     """True for a place with a roof: little sky, and less of it overhead.
 
@@ -160,16 +192,23 @@ def joins(grid: Grid, jump: float) -> tuple[np.ndarray, np.ndarray]:
 
     Two cells are apart when each lies more than 3 steps off the other's plane and their depths
     differ by more than 4 steps and by more than `jump`; a step is the angle of one cell. The
-    planes keep a floor whole that runs away at a grazing angle.
+    planes keep a floor whole that runs away at a grazing angle. On the plane of a cell that is seen
+    edge-on, such as the rim of a lamp, lies all that is behind it: it counts for cells of the same
+    direction alone.
     """
     points = grid.rays * grid.depth[..., None]
     step = 2.0 * np.pi / grid.shape[1]
-    here = (grid.depth, points, grid.normal)
+    edge_on = _dot(grid.normal, grid.rays) > -_EDGE_ON
+    here = (grid.depth, points, grid.normal, edge_on)
 
     def joined(a: tuple[np.ndarray, ...], b: tuple[np.ndarray, ...]) -> np.ndarray:
         near = np.minimum(a[0], b[0])
         offset = b[1] - a[1]
-        off_plane = np.minimum(np.abs(_dot(a[2], offset)), np.abs(_dot(b[2], offset)))
+        bent = _dot(a[2], b[2]) < _BENT
+        off_plane = np.minimum(
+            np.where(a[3] & bent, np.inf, np.abs(_dot(a[2], offset))),
+            np.where(b[3] & bent, np.inf, np.abs(_dot(b[2], offset))),
+        )
         apart = (off_plane > 3.0 * step * near) & (
             np.abs(a[0] - b[0]) > max(4.0 * step, jump) * near
         )
@@ -300,39 +339,55 @@ def _block_max(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return values
 
 
-def shell(grid: Grid, jump: float, fill: float) -> Shell:
-    """The visible surface, cut as `joins` says, and the background behind its edges.
+def shells(
+    grid: Grid, jump: float, fill: float, *, enclosed: bool
+) -> tuple[Shell, Shell | None, Shell | None]:
+    """The surfaces of a place; if it is `enclosed` also its hull and, if it has any, its panes.
 
-    `fill`: how far the background reaches behind an edge, as a fraction of the panorama's width.
+    The visible surface is cut as `joins` says. `fill`: how far what is hidden reaches behind an
+    edge, as a fraction of the panorama's width. Walls and openings both go on behind what stands
+    before them, each as far as it is the nearer one on the picture.
+
+    Raises ValueError where an enclosed place has nothing but sky.
     """
     right, down = joins(grid, jump)
-    surface = _surface(grid, right, down)
+    solid = grid.depth > 0
+    glass, whole = None, grid
+    if enclosed:
+        outside = _outside(grid)
+        walls = _walls(grid, outside)
+        before = grid.depth < _BEFORE * _reach(walls, grid.rays)[0]
+        glass = _glass(grid, walls)
+        whole = replace(grid, depth=grid.depth + glass.depth, normal=glass.normal)
     radius = round(fill * grid.shape[1])
-    if radius == 0:
-        return _shell(*surface, np.full(len(surface[0]), VISIBLE, np.int8), grid.shape)
-    behind = _background(grid, right, down, jump, radius, surface)
-    backs = _backs(grid, right, down, jump, len(surface[0]) + len(behind[0]))
-    vertices, lookup, corners, cells, lookup_cells = (
-        np.concatenate(parts) for parts in zip(surface, behind, backs, strict=True)
-    )
-    order = np.array((VISIBLE, BACKGROUND, BACK), np.int8)
-    layer = np.repeat(order, [len(part[0]) for part in (surface, behind, backs)])
-    return _shell(vertices, lookup, corners, cells, lookup_cells, layer, grid.shape)
+    hidden = _grow(whole, solid.ravel(), right, down, radius)
+    behind_glass = ~solid.ravel()[hidden.seeds]
+    surface = _surface(grid, right, down)
+    layers = [(VISIBLE, surface)]
+    if radius:
+        behind = _background(grid, jump, hidden.where(~behind_glass), surface)
+        backs = _backs(grid, right, down, jump, len(surface[0]) + len(behind[0]))
+        layers += [(BACKGROUND, behind), (BACK, backs)]
+    surfaces = _shell(layers, grid.shape)
+    if glass is None:
+        return surfaces, None, None
+    is_open = outside.copy()
+    is_open.ravel()[hidden.cells] |= outside.ravel()[hidden.seeds] & before.ravel()[hidden.cells]
+    hull = _hull(is_open, walls)
+    return surfaces, hull, None if solid.all() else _panes(glass, walls, hidden.where(behind_glass))
 
 
-def hull(grid: Grid, rows: int = 64) -> Shell:
-    """A coarse shell just outside the place, open where one looks out of it.
+def _hull(is_open: np.ndarray, walls: _Walls, rows: int = 64) -> Shell:
+    """A coarse shell just outside the place, open where one looks out of it, (R, C) bool.
 
-    It lies 4 % outside the convex hull of what is inside, so that no lamp in the place has it in
-    front of what it lights: it stops outside light without casting shadows of its own. It is open
-    towards the sky and what is seen beside the sky through the same opening, and a cell further,
+    It lies 4 % outside the `walls`, so that no lamp in the place has it in front of what it lights:
+    it stops outside light without casting shadows of its own. It is open a cell further than asked,
     since the sun comes in at a slant.
     """
-    rows = min(rows, grid.shape[0])
+    rows = min(rows, is_open.shape[0])
     columns = 2 * rows
-    outside = _outside(grid)
     rays = _corner_rays(rows)
-    radius = 1.04 * _convex_radius(grid, outside, rays)
+    radius = 1.04 * _reach(walls, rays)[0]
     # Faces are chords; with each vertex as far out as its surroundings they cut no corner off.
     radius = np.maximum.reduce([np.roll(radius, shift, axis=1) for shift in (-1, 0, 1)])
     padded = np.pad(radius, ((1, 1), (0, 0)), mode="edge")
@@ -340,38 +395,62 @@ def hull(grid: Grid, rows: int = 64) -> Shell:
     radius[0], radius[-1] = radius[0].max(), radius[-1].max()
     points = (rays * radius[..., None]).reshape(-1, 3)
 
-    is_open = np.zeros((rows, columns), bool)
-    row, column = np.nonzero(outside)
-    is_open[row * rows // grid.shape[0], column * columns // grid.shape[1]] = True
-    cells = np.flatnonzero(~regions.grow(is_open))
-    welded = np.ones((rows, columns), bool)
-    keys = _corner_keys(welded, welded[1:]).reshape(-1, 4)[cells]
-    used, corners = np.unique(keys, return_inverse=True)
+    coarse = np.zeros((rows, columns), bool)
+    row, column = np.nonzero(is_open)
+    coarse[row * rows // is_open.shape[0], column * columns // is_open.shape[1]] = True
+    cells = np.flatnonzero(~regions.grow(coarse))
+    used, corners = np.unique(_welded_keys(rows)[cells], return_inverse=True)
     points = points[used // 4]
-    layer = np.full(len(points), HULL, np.int8)
-    return _shell(points, points, corners.reshape(-1, 4), cells, cells, layer, (rows, columns))
+    part = points, points, corners.reshape(-1, 4), cells, cells
+    return _shell([(HULL, part)], (rows, columns))
 
 
-def panes(grid: Grid) -> Shell:
-    """A pane in every opening of an enclosed place through which the sky is seen.
+def _panes(glass: Grid, walls: _Walls, hidden: _Hidden) -> Shell:
+    """The panes in the openings of an enclosed place, seen and hidden.
 
     With the photograph on it a window stays in its wall when one moves, where the sky itself is
     infinitely far away.
     """
-    rows, columns = grid.shape
-    cells = np.flatnonzero(grid.depth <= 0)
-    welded = np.ones((rows, columns), bool)
-    keys = _corner_keys(welded, welded[1:]).reshape(-1, 4)[cells]
-    used, corners = np.unique(keys, return_inverse=True)
-    rays = _key_rays(used, rows)
-    points = rays * _convex_radius(grid, _outside(grid), rays)[:, None]
-    layer = np.full(len(points), PANE, np.int8)
-    return _shell(points, points, corners.reshape(-1, 4), cells, cells, layer, grid.shape)
+    rows = glass.shape[0]
+    keys = _welded_keys(rows)
+    seen = np.flatnonzero(glass.depth > 0)
+
+    def corners_of(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        used, corners = np.unique(keys[cells], return_inverse=True)
+        rays = _key_rays(used, rows)
+        return rays * _reach(walls, rays)[0][:, None], corners.reshape(-1, 4)
+
+    # Each with corners of its own: beside an edge what is hidden looks its colour up off the edge.
+    points, corners = corners_of(seen)
+    further, own = corners_of(hidden.cells)
+    lookup, lookup_cells = _mirrored(glass, hidden, own, further)
+    return _shell(
+        [
+            (PANE, (points, points, corners, seen, seen)),
+            (PANE, (further, lookup, own + len(points), hidden.cells, lookup_cells)),
+        ],
+        glass.shape,
+    )
 
 
-def _convex_radius(grid: Grid, outside: np.ndarray, rays: np.ndarray) -> np.ndarray:
-    """How far the convex hull of what is not `outside` reaches along unit vectors (..., 3);
-    ValueError where everything is."""
+def _welded_keys(rows: int) -> np.ndarray:
+    """(R C, 4) `_corner_keys` of a grid whose cells are all joined."""
+    welded = np.ones((rows, 2 * rows), bool)
+    return _corner_keys(welded, welded[1:]).reshape(-1, 4)
+
+
+def _glass(grid: Grid, walls: _Walls) -> Grid:
+    """The openings alone: depth and normals of the walls where the sky is seen, depth 0 elsewhere
+    (and there the normals of the place)."""
+    sky = grid.depth <= 0
+    depth, normal = np.zeros_like(grid.depth), grid.normal.copy()
+    depth[sky], wall = _reach(walls, grid.rays[sky])
+    normal[sky] = -walls.normals[wall]
+    return Grid(grid.rays, depth, normal)
+
+
+def _walls(grid: Grid, outside: np.ndarray) -> _Walls:
+    """The convex hull of what is not `outside`, (R, C) bool; ValueError where everything is."""
     inside = (grid.rays * grid.depth[..., None])[~outside]
     if not len(inside):
         raise ValueError("nothing is inside")
@@ -381,10 +460,18 @@ def _convex_radius(grid: Grid, outside: np.ndarray, rays: np.ndarray) -> np.ndar
     for start in range(0, len(inside), _BAND_POINTS):
         reach = normals @ inside[start : start + _BAND_POINTS].T
         np.maximum(support, reach.max(axis=1), out=support)
+    return _Walls(normals, support)
+
+
+def _reach(walls: _Walls, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far unit vectors (..., 3) go until they meet a wall, and the number of that wall."""
     radius = np.full(rays.shape[:-1], np.inf, np.float32)
-    for normal, distance in zip(normals, support, strict=True):
-        np.minimum(radius, distance / np.maximum(rays @ normal, 1e-6), out=radius)
-    return radius
+    nearest = np.zeros(rays.shape[:-1], int)
+    for number, (normal, distance) in enumerate(zip(walls.normals, walls.distances, strict=True)):
+        reach = distance / np.maximum(rays @ normal, 1e-6)
+        np.copyto(nearest, number, where=reach < radius)
+        np.minimum(radius, reach, out=radius)
+    return radius, nearest
 
 
 def _outside(grid: Grid) -> np.ndarray:
@@ -418,16 +505,11 @@ def _surface(grid: Grid, right: np.ndarray, down: np.ndarray) -> tuple[np.ndarra
 
 
 def _background(
-    grid: Grid,
-    right: np.ndarray,
-    down: np.ndarray,
-    jump: float,
-    radius: int,
-    surface: tuple[np.ndarray, ...],
+    grid: Grid, jump: float, hidden: _Hidden, surface: tuple[np.ndarray, ...]
 ) -> tuple[np.ndarray, ...]:
     """The same five arrays for the background; its vertices come after those of the surface."""
     rows, columns = grid.shape
-    cells, planes, seeds, outward = _grow(grid, right, down, radius)
+    cells, planes = hidden.cells, hidden.planes
     depth = grid.depth.copy().reshape(-1)
     normal = grid.normal.copy().reshape(-1, 3)
     rays = grid.rays.reshape(-1, 3)
@@ -452,11 +534,7 @@ def _background(
     taken = owner[used] >= 0
     points[taken] = vertices[owner[used[taken]]]
     points *= _behind(points, own, cells, surface)[:, None]
-    position, lookup_cells = _mirror(grid, cells, planes, seeds, outward)
-    lookup = np.stack(
-        [np.bincount(own.ravel(), weights=position[..., k].ravel()) for k in range(3)], axis=-1
-    )
-    lookup = _unit(lookup) * np.sqrt(_dot(points, points))[:, None]
+    lookup, lookup_cells = _mirrored(grid, hidden, own, points)
     return points, lookup, own + len(vertices), cells, lookup_cells
 
 
@@ -557,24 +635,24 @@ def _behind(
 
 
 def _grow(
-    grid: Grid, right: np.ndarray, down: np.ndarray, radius: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    grid: Grid, solid: np.ndarray, right: np.ndarray, down: np.ndarray, radius: int
+) -> _Hidden:
     """Extend far surfaces behind near ones, ring by ring, `radius` times.
 
-    Returns the flat cells reached; for each the plane g (N, 3) with 1 / depth = g . ray, the
-    visible cell it grew from, and the step (row, column) that leads from the edge away from the
-    foreground. Where two surfaces meet the nearer one wins: the inside of a room is what all its
-    walls leave over.
+    Where two surfaces meet the nearer one wins: the inside of a room is what all its walls leave
+    over. Only `solid` cells (R C,) bool hide anything: glass does not.
     """
     rows, columns = grid.shape
     rays = grid.rays.reshape(-1, 3)
     depth = grid.depth.reshape(-1)
     # Hidden surfaces stay within the heights of what is seen: a wall behind a table ends at the
     # floor that the table hides.
-    heights = (rays[:, 2] * depth)[depth > 0]
+    heights = (rays[:, 2] * depth)[solid]
     limit = np.where(rays[:, 2] < 0, *np.percentile(heights, (0.1, 99.9)))
     least = np.maximum(rays[:, 2] / limit, 0.0)
     near, seed, outward = _jump_pairs(grid, right, down)
+    hiding = solid[near]
+    near, seed, outward = near[hiding], seed[hiding], outward[hiding]
     plane = _planes(grid, seed)
     reached = np.zeros(rows * columns, bool)
     found: list[tuple[np.ndarray, ...]] = []
@@ -583,7 +661,7 @@ def _grow(
         start = 1.0 / depth[seed]
         disparity = np.clip(disparity, start / _MAX_GROWTH, start * _MAX_GROWTH)
         disparity = np.maximum(disparity, least[near])
-        hidden = ~reached[near] & (disparity * depth[near] * _BEHIND < 1.0) & (depth[near] > 0)
+        hidden = ~reached[near] & (disparity * depth[near] * _BEHIND < 1.0) & solid[near]
         if not hidden.any():
             break
         order = np.flatnonzero(hidden)
@@ -604,9 +682,8 @@ def _grow(
         )
     if not found:
         nothing = np.empty(0, int)
-        return nothing, np.empty((0, 3), np.float32), nothing, np.empty((0, 2), int)
-    cells, planes, seeds, steps_out = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return cells, planes, seeds, steps_out
+        return _Hidden(nothing, np.empty((0, 3), np.float32), nothing, np.empty((0, 2), int))
+    return _Hidden(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
 def _jump_pairs(
@@ -626,16 +703,26 @@ def _jump_pairs(
     return near, far, np.where(swap[:, None], -step, step)
 
 
-def _mirror(
-    grid: Grid, cells: np.ndarray, planes: np.ndarray, seeds: np.ndarray, outward: np.ndarray
+def _mirrored(
+    grid: Grid, hidden: _Hidden, corners: np.ndarray, points: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where hidden cells look their colour up: unit vectors (N, 4, 3) for their corners, and the
-    flat cell.
+    """Where hidden cells, whose corners (N, 4) number the points (V, 3), look their colour up: (V,
+    3) look-up vectors, (N,) flat cells."""
+    position, lookup_cells = _mirror(grid, hidden)
+    lookup = np.stack(
+        [np.bincount(corners.ravel(), weights=position[..., k].ravel()) for k in range(3)], axis=-1
+    )
+    return _unit(lookup) * np.sqrt(_dot(points, points))[:, None], lookup_cells
+
+
+def _mirror(grid: Grid, hidden: _Hidden) -> tuple[np.ndarray, np.ndarray]:
+    """The same for each cell by itself: unit vectors (N, 4, 3) for its corners, (N,) flat cells.
 
     The visible side is mirrored one cell off the edge, which continues its texture without the
     pixels that mix both sides. Where that lands on something else (more than a tenth off the
     plane), all corners take the cell beside the edge.
     """
+    cells, planes, seeds, outward = hidden.cells, hidden.planes, hidden.seeds, hidden.outward
     rows, columns = grid.shape
     centre = np.stack((seeds // columns, seeds % columns), axis=1) + outward
     cell = np.stack((cells // columns, cells % columns), axis=1)
@@ -772,16 +859,14 @@ def _rays_at(row: np.ndarray, column: np.ndarray, rows: int) -> np.ndarray:
     return rays
 
 
-def _shell(
-    vertices: np.ndarray,
-    lookup: np.ndarray,
-    corners: np.ndarray,
-    cells: np.ndarray,
-    lookup_cells: np.ndarray,
-    layer: np.ndarray,
-    shape: tuple[int, int],
-) -> Shell:
-    """Faces from the corners of cells: beside a pole two corners coincide, which is a triangle."""
+def _shell(layers: list[tuple[int, tuple[np.ndarray, ...]]], shape: tuple[int, int]) -> Shell:
+    """Faces of layers, each with its vertices, their look-up vectors, the corners, the cells and
+    the look-up cells of its faces: beside a pole two corners coincide, which is a triangle."""
+    vertices, lookup, corners, cells, lookup_cells = (
+        np.concatenate(arrays) for arrays in zip(*(part for _, part in layers), strict=True)
+    )
+    numbers = np.array([number for number, _ in layers], np.int8)
+    layer = np.repeat(numbers, [len(part[0]) for _, part in layers])
     row = cells // shape[1]
     top, bottom = row == 0, row == shape[0] - 1
     rest = ~(top | bottom)

@@ -620,15 +620,13 @@ def _cut(textures: Mapping[str, bpy.types.Image], settings: Settings) -> _Cut:
     if settings.smooth and "normal" in textures:
         smoothed = smooth.plane_guided(grid.depth, grid.normal, rounds=settings.smooth)
         grid = geometry.meet(replace(grid, depth=smoothed), settings.jump)
-    shell = geometry.shell(grid, settings.jump, settings.fill)
     closed = settings.enclosed == "YES" or (
         settings.enclosed == "AUTO" and geometry.is_enclosed(grid)
     )
     lamps = np.zeros(grid.depth.size, bool)
     if "emission" in textures:
         lamps = geometry.lamp_cells(images.read(textures["emission"], 3), grid)
-    hull = geometry.hull(grid) if closed else None
-    panes = geometry.panes(grid) if closed and (grid.depth <= 0).any() else None
+    shell, hull, panes = geometry.shells(grid, settings.jump, settings.fill, enclosed=closed)
     # An opening is a lamp while its pane is there.
     lamps |= (grid.depth <= 0).ravel()
     return _Cut(shell, hull, panes, lamps)
