@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 
 import numpy as np
@@ -287,6 +288,38 @@ def test_a_place_that_was_told_not_to_follows_no_more(blender, build, room_folde
     blender.ops.omnix.follow_world()
     assert build.place.control(collection, "Strength").default_value == 1.0
     assert np.abs(turn_of(blender, build, collection) - turned).max() > 0.1
+
+
+def test_a_world_of_the_places_own_panorama_fits_it_and_outlives_it(blender, build, tmp_path):
+    """Of a panorama that came from a file no world shows the sky."""
+    made = box_room.room(64)
+    made["depth"][:24] = 0.0
+    box_room.save(tmp_path / "open", made)
+    report = json.loads((tmp_path / "open" / maps.REPORT).read_text("utf-8"))
+    report["source"]["exposure_stops"] = 1.0
+    (tmp_path / "open" / maps.REPORT).write_text(json.dumps(report), "utf-8")
+    before = everything(blender)
+    collection = make(blender, build, tmp_path / "open", name="open", mode="ORIGINAL")
+    build.place.part(collection, "root").rotation_euler = (0.1, -0.2, 0.7)
+    build.place.control(collection, "Strength").default_value = 3.0
+    assert panorama_of(blender, build, collection)[:20].max() == 0.0
+    blender.ops.omnix.use_as_world()
+    world = blender.context.scene.world
+    assert build.place.is_following(collection)
+    seen = panorama_of(blender, build, collection)
+    wanted = 3.0 / 2.0 * np.minimum(box_room.radiance(box_room.room(64)), 1.0)
+    for rows in (slice(0, 20), slice(28, 64)):
+        assert np.median(np.abs(seen - wanted)[rows]) < 0.03
+    world.node_tree.nodes["Background"].inputs["Strength"].default_value = 1.0
+    np.testing.assert_allclose(panorama_of(blender, build, collection), seen / 3.0, atol=0.01)
+
+    blender.ops.omnix.remove_place()
+    (texture,) = (node for node in world.node_tree.nodes if node.type == "TEX_ENVIRONMENT")
+    left = everything(blender)
+    assert left.pop("worlds") == before.pop("worlds") | {"open"}
+    assert left.pop("images") - before.pop("images") == {texture.image.name, "Render Result"}
+    assert left == before
+    assert texture.image.size[:] == (128, 64)
 
 
 def test_outside_light_enters_a_closed_room_through_the_window_alone(blender, build, tmp_path):

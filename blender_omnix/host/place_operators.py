@@ -267,6 +267,20 @@ class OMNIX_OT_follow_world(_PlaceOperator, bpy.types.Operator):
             self.report({"WARNING"}, note)
 
 
+class OMNIX_OT_use_as_world(_PlaceOperator, bpy.types.Operator):
+    """Let the sky and the light of the panorama be the scene's: a new world shows it, and the place
+    follows that world"""
+
+    bl_idname = "omnix.use_as_world"
+    bl_label = "Use as World"
+
+    def change(self, context: bpy.types.Context, collection: bpy.types.Collection) -> None:
+        from .build import place
+
+        place.use_as_world(context, collection)
+        place.follow_world(collection, source.showing(context.scene.world))
+
+
 class OMNIX_OT_show_map(_PlaceOperator, bpy.types.Operator):
     """Show one of the maps on the place, without light"""
 
@@ -418,6 +432,7 @@ CLASSES = (
     OMNIX_OT_use_place,
     OMNIX_OT_set_scale,
     OMNIX_OT_follow_world,
+    OMNIX_OT_use_as_world,
     OMNIX_OT_show_map,
     OMNIX_OT_replace_map,
     OMNIX_OT_extract_map,

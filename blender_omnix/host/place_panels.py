@@ -42,8 +42,9 @@ class OMNIX_PT_place(_PlacePanel, bpy.types.Panel):
         for label, socket in place.panel_controls(collection):
             if label not in ("Relit", "Preview"):
                 column.prop(socket, "default_value", text=label)
+        layout.operator("omnix.add_camera", icon="CAMERA_DATA")
         row = layout.row(align=True)
-        row.operator("omnix.add_camera", icon="CAMERA_DATA")
+        row.operator("omnix.use_as_world", icon="WORLD_DATA")
         following = place.is_following(collection)
         row.operator("omnix.follow_world", icon="WORLD", depress=following).follow = not following
         if place.has_lost_world(collection):

@@ -29,7 +29,7 @@ from ...errors import OmnixError
 from ...panorama import frames, smooth
 from .. import paths
 from ..source import Dial, Showing
-from . import geometry, images, material, mesh, preview
+from . import geometry, images, material, mesh, preview, world
 
 # Custom properties of the collection: what it was built from, and the datablocks that are ours.
 _STATE, _BUILT = "omnix", "omnix_built"
@@ -292,6 +292,19 @@ def follow_world(collection: bpy.types.Collection, showing: Showing) -> None:
         _drive(curve, showing.strengthened_by, showing.strength)
 
 
+def use_as_world(context: bpy.types.Context, collection: bpy.types.Collection) -> None:
+    """Give the scene a new world that shows the panorama of a place, turned and as strong as the
+    place is now. The world is the user's, and so is the one before: removing the place leaves both.
+    """
+    context.scene.world = world.panorama_world(
+        name_of(collection),
+        source_of(collection),
+        gain=collection[_STATE]["source_gain"],
+        turned=viewpoint(collection).to_quaternion().to_matrix(),
+        strength=control(collection, "Strength").default_value,
+    )
+
+
 def _drive(curve: bpy.types.FCurve, dial: Dial, now: float, sign: str = "") -> None:
     """Let a property that is `now` be the dial's value, called `typed`, or its negative."""
     driver = curve.driver
@@ -471,8 +484,12 @@ def remove(context: bpy.types.Context, collection: bpy.types.Collection) -> None
     ]
     ours = [item for item in _recorded(collection).values() if item not in shared]
     _release(ours, ours)
-    # With a mesh, Blender takes every object away that shows it.
+    # With a mesh, Blender takes every object away that shows it, and a world would lose its picture.
     shown = [item.data for item in bpy.data.objects if item not in ours]
+    used = bpy.data.user_map(subset=[item for item in ours if isinstance(item, bpy.types.Image)])
+    shown += [
+        image for image, users in used.items() if any(isinstance(u, bpy.types.World) for u in users)
+    ]
     _delete([item for item in ours if item not in shown])
     for item in list(collection.objects):
         if not any(other is not collection for other in item.users_collection):

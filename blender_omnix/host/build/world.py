@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A world that shows a panorama."""
+
+from __future__ import annotations
+
+import bpy
+from mathutils import Matrix
+
+from .nodes import Graph
+
+
+def panorama_world(
+    name: str, image: bpy.types.Image, *, gain: float, turned: Matrix, strength: float
+) -> bpy.types.World:
+    """A new world with the equirectangular `image`, as an artist would build it.
+
+    `gain` is the factor from the image's values to radiance; `turned` (3 x 3, a rotation) turns the
+    picture; `strength` is that of the Background node.
+    """
+    world = bpy.data.worlds.new(name)
+    if bpy.app.version < (5, 0, 0):
+        world.use_nodes = True  # from 5.0 on a world always does
+    world.node_tree.nodes.clear()
+    graph = Graph(world.node_tree)
+    mapping = graph.add("ShaderNodeMapping", vector_type="POINT")
+    graph.link(graph.add("ShaderNodeTexCoord").outputs["Generated"], mapping.inputs["Vector"])
+    # The nodes turn the direction that is looked up: the other way.
+    mapping.inputs["Rotation"].default_value = turned.inverted().to_euler("XYZ")
+    texture = graph.add("ShaderNodeTexEnvironment", image=image)
+    graph.link(mapping.outputs["Vector"], texture.inputs["Vector"])
+    background = graph.add("ShaderNodeBackground")
+    colour = texture.outputs["Color"]
+    if gain != 1.0:
+        colour = graph.vector("SCALE", colour, scale=gain)
+    graph.link(colour, background.inputs["Color"])
+    background.inputs["Strength"].default_value = strength
+    output = graph.add("ShaderNodeOutputWorld")
+    graph.link(background.outputs["Background"], output.inputs["Surface"])
+    graph.arrange()
+    return world
