@@ -356,7 +356,6 @@ def shells(
     if enclosed:
         outside = _outside(grid)
         walls = _walls(grid, outside)
-        before = grid.depth < _BEFORE * _reach(walls, grid.rays)[0]
         glass = _glass(grid, walls)
         whole = replace(grid, depth=grid.depth + glass.depth, normal=glass.normal)
     radius = round(fill * grid.shape[1])
@@ -371,10 +370,13 @@ def shells(
     surfaces = _shell(layers, grid.shape)
     if glass is None:
         return surfaces, None, None
-    is_open = outside.copy()
-    is_open.ravel()[hidden.cells] |= outside.ravel()[hidden.seeds] & before.ravel()[hidden.cells]
-    hull = _hull(is_open, walls)
-    return surfaces, hull, None if solid.all() else _panes(glass, walls, hidden.where(behind_glass))
+    is_open = outside.ravel().copy()
+    further = hidden.cells[is_open[hidden.seeds]]
+    wall = _reach(walls, grid.rays.reshape(-1, 3)[further])[0]
+    is_open[further[grid.depth.ravel()[further] < _BEFORE * wall]] = True
+    hull = _hull(is_open.reshape(grid.shape), walls)
+    panes = None if solid.all() else _panes(glass, walls, hidden.where(behind_glass))
+    return surfaces, hull, panes
 
 
 def _hull(is_open: np.ndarray, walls: _Walls, rows: int = 64) -> Shell:

@@ -484,12 +484,12 @@ def remove(context: bpy.types.Context, collection: bpy.types.Collection) -> None
     ]
     ours = [item for item in _recorded(collection).values() if item not in shared]
     _release(ours, ours)
-    # With a mesh, Blender takes every object away that shows it, and a world would lose its picture.
+    # With a mesh, Blender takes every object away that shows it; a world would lose its picture.
     shown = [item.data for item in bpy.data.objects if item not in ours]
-    used = bpy.data.user_map(subset=[item for item in ours if isinstance(item, bpy.types.Image)])
-    shown += [
-        image for image, users in used.items() if any(isinstance(u, bpy.types.World) for u in users)
-    ]
+    pictures = [item for item in ours if isinstance(item, bpy.types.Image)]
+    for picture, users in bpy.data.user_map(subset=pictures).items():
+        if any(isinstance(user, bpy.types.World) for user in users):
+            shown.append(picture)
     _delete([item for item in ours if item not in shown])
     for item in list(collection.objects):
         if not any(other is not collection for other in item.users_collection):
