@@ -117,16 +117,39 @@ def test_a_floor_at_a_grazing_angle_stays_whole():
 
 
 def test_the_rim_of_a_round_thing_is_not_drawn_out_to_the_wall_behind():
-    """A cell that is seen edge-on lies on a plane with all that is behind it."""
-    cells = geometry.Grid(
-        rays := frames.directions(64, 128), np.full((64, 128), 3.0, np.float32), -rays
+    """A cell that is seen edge-on has all that is behind it on its plane."""
+    rays = frames.directions(64, 128)
+    cells = geometry.Grid(rays, np.full((64, 128), 3.0, np.float32), -rays)
+    # A pillar whose outermost cells are seen edge-on, a metre away.
+    columns = np.arange(58, 70)
+    turned = np.radians(90.0) * np.linspace(-1.0, 1.0, len(columns))
+    ahead = -rays[32, columns]
+    aside = np.cross(ahead, (0.0, 0.0, 1.0))
+    cells.normal[:, columns] = ahead * np.cos(turned)[:, None] - aside * np.sin(turned)[:, None]
+    cells.depth[:, columns] = 1.0
+    right, _ = geometry.joins(cells, JUMP)
+    assert not right[30:34, [57, 69]].any()
+    assert right[30:34, 58:69].all()
+
+
+@pytest.mark.parametrize("away", [15.0, 40.0, 100.0])
+def test_a_floor_reaches_the_wall_however_far_it_is(away):
+    rays = frames.directions(256, 512)
+    with np.errstate(divide="ignore"):
+        wall = away / np.abs(rays[..., :2]).max(axis=-1)
+        floor = np.where(rays[..., 2] < 0, -1.6 / rays[..., 2], np.inf)
+    facing = np.where(
+        (np.abs(rays[..., :1]) > np.abs(rays[..., 1:2])),
+        -np.sign(rays[..., :1]) * (1.0, 0.0, 0.0),
+        -np.sign(rays[..., 1:2]) * (0.0, 1.0, 0.0),
     )
-    cells.depth[28:36, 60:68] = 1.0
-    cells.normal[28:36, 60:68] = np.cross(rays[28:36, 60:68], (0.0, 0.0, 1.0))
-    right, down = geometry.joins(cells, JUMP)
-    assert not right[28:36, [59, 67]].any()
-    assert not down[[27, 35], 60:68].any()
-    assert right[28:36, 60:67].all() and down[28:35, 60:68].all()
+    on_floor = floor < wall
+    normal = np.where(on_floor[..., None], (0.0, 0.0, 1.0), facing).astype(np.float32)
+    depth = np.minimum(floor, wall).astype(np.float32)
+    _, down = geometry.joins(geometry.Grid(rays, depth, normal), JUMP)
+    foot = on_floor[1:] & ~on_floor[:-1]
+    assert foot.sum() == 512
+    assert down[foot].all()
 
 
 def test_the_sky_is_cut_out():
@@ -250,6 +273,41 @@ def test_a_window_goes_on_behind_a_pillar():
     bare, closed = enclosure(cells, fill=0.0)
     assert _shows(face_normals(bare)[0], hidden).any()
     assert len(closed.quads) == np.count_nonzero(made["depth"] == 0)
+
+
+def test_a_window_in_an_inner_wall_lets_no_more_in_than_it_is_large():
+    """An L-shaped room: its hull lies far beyond the wall with the window."""
+    made = box_room.room(128, block=False)
+    rays = frames.directions(128, 256).astype(np.float64)
+    jut = np.array([0.6, 0.2, -1.6]), np.array([2.5, 2.2, 1.1])
+    hit, near, facing = box_room.outside(rays, *jut)
+    made["depth"] = np.where(hit, near, made["depth"]).astype(np.float32)
+    made["normal"] = np.where(hit[..., None], facing, made["normal"]).astype(np.float32)
+    points = rays * made["depth"][..., None]
+    inner = hit & (facing[..., 0] < -0.5)
+    window = inner & (np.abs(points[..., 1] - 0.9) < 0.4) & (np.abs(points[..., 2]) < 0.5)
+    made["depth"][window] = 0.0
+    cells = grid(made)
+    hull, bare = enclosure(cells)[0], enclosure(cells, fill=0.0)[0]
+    assert len(hull.quads) == len(bare.quads)
+    # Nor does it with a street in the window's lower half.
+    low = window & (rays[..., 2] < 0.0)
+    made["depth"][low] = 30.0
+    cells = grid(made)
+    hull, bare = enclosure(cells)[0], enclosure(cells, fill=0.0)[0]
+    assert len(hull.quads) == len(bare.quads)
+
+
+@pytest.mark.parametrize("rows", [64, 128, 256])
+def test_the_corners_of_a_room_are_inside(rows):
+    cells = grid(box_room.room(rows, block=False, window=True), 2 * rows)
+    hull, _ = enclosure(cells, fill=0.0)
+    coarse = (cells.depth <= 0).reshape(64, rows // 64, 128, rows // 64).any(axis=(1, 3))
+    wide = np.logical_or.reduce([np.roll(coarse, k, axis=1) for k in (-1, 0, 1)])
+    wide[1:-1] |= wide[:-2] | wide[2:]
+    there = np.zeros((64, 128), bool)
+    there.ravel()[np.concatenate((hull.quad_cells, hull.triangle_cells))] = True
+    assert np.array_equal(there, ~wide)
 
 
 def _face_layers(shell: geometry.Shell) -> np.ndarray:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
 
 import numpy as np
@@ -290,36 +289,82 @@ def test_a_place_that_was_told_not_to_follows_no_more(blender, build, room_folde
     assert np.abs(turn_of(blender, build, collection) - turned).max() > 0.1
 
 
-def test_a_world_of_the_places_own_panorama_fits_it_and_outlives_it(blender, build, tmp_path):
-    """Of a panorama that came from a file no world shows the sky."""
+@pytest.fixture
+def open_place(blender, build, tmp_path):
+    """A place without a roof whose panorama came from a file: no world shows its sky."""
     made = box_room.room(64)
     made["depth"][:24] = 0.0
-    box_room.save(tmp_path / "open", made)
-    report = json.loads((tmp_path / "open" / maps.REPORT).read_text("utf-8"))
-    report["source"]["exposure_stops"] = 1.0
-    (tmp_path / "open" / maps.REPORT).write_text(json.dumps(report), "utf-8")
-    before = everything(blender)
-    collection = make(blender, build, tmp_path / "open", name="open", mode="ORIGINAL")
-    build.place.part(collection, "root").rotation_euler = (0.1, -0.2, 0.7)
-    build.place.control(collection, "Strength").default_value = 3.0
-    assert panorama_of(blender, build, collection)[:20].max() == 0.0
+    radiance = np.minimum(box_room.radiance(box_room.room(64)), 1.0)
+    source = write_exr(blender, tmp_path / "sky.exr", radiance)
+    box_room.save(tmp_path / "open", made, source)
+    return make(blender, build, tmp_path / "open", name="open", mode="ORIGINAL")
+
+
+def picture_of(world):
+    (texture,) = (node for node in world.node_tree.nodes if node.type == "TEX_ENVIRONMENT")
+    return texture.image
+
+
+def test_a_world_of_its_panorama_fits_a_place(blender, build, open_place):
+    build.place.part(open_place, "root").rotation_euler = (0.1, -0.2, 0.7)
+    build.place.control(open_place, "Strength").default_value = 3.0
+    assert panorama_of(blender, build, open_place)[:20].max() == 0.0
     blender.ops.omnix.use_as_world()
     world = blender.context.scene.world
-    assert build.place.is_following(collection)
-    seen = panorama_of(blender, build, collection)
-    wanted = 3.0 / 2.0 * np.minimum(box_room.radiance(box_room.room(64)), 1.0)
+    assert build.place.is_following(open_place)
+    seen = panorama_of(blender, build, open_place)
+    wanted = 3.0 * np.minimum(box_room.radiance(box_room.room(64)), 1.0)
     for rows in (slice(0, 20), slice(28, 64)):
         assert np.median(np.abs(seen - wanted)[rows]) < 0.03
     world.node_tree.nodes["Background"].inputs["Strength"].default_value = 1.0
-    np.testing.assert_allclose(panorama_of(blender, build, collection), seen / 3.0, atol=0.01)
+    np.testing.assert_allclose(panorama_of(blender, build, open_place), seen / 3.0, atol=0.01)
 
-    blender.ops.omnix.remove_place()
-    (texture,) = (node for node in world.node_tree.nodes if node.type == "TEX_ENVIRONMENT")
+
+def test_a_world_of_its_panorama_is_not_the_places(blender, build, open_place, tmp_path):
+    """Neither renewing nor removing a place changes what the user's world shows."""
+    blender.ops.omnix.use_as_world()
+    world = blender.context.scene.world
+    assert picture_of(world).name == "sky.exr"
+    other = blender.data.images.new("other", 128, 64, float_buffer=True)
+    build.build_place(blender.context, tmp_path / "open", name="open", source=other)
+    assert picture_of(world).name == "sky.exr"
+    build.place.remove(blender.context, open_place)
+    assert picture_of(world).size[:] == (128, 64)
     left = everything(blender)
-    assert left.pop("worlds") == before.pop("worlds") | {"open"}
-    assert left.pop("images") - before.pop("images") == {texture.image.name, "Render Result"}
-    assert left == before
-    assert texture.image.size[:] == (128, 64)
+    assert left["worlds"] == {"open"}
+    assert left["images"] == {"sky.exr", "other"}
+
+
+def test_a_place_extracted_again_from_its_own_world_is_the_same_place(
+    blender, build, host, open_place, tmp_path
+):
+    blender.ops.omnix.use_as_world()
+    found = host("source").from_world(blender.context.scene.world)
+    assert (found.name, found.file) == ("sky", tmp_path / "sky.exr")
+
+
+def test_a_place_on_a_users_object_stays_as_it_is_under_a_world_of_its_panorama(
+    blender, build, open_place
+):
+    parent = blender.data.objects.new("parent", None)
+    blender.context.scene.collection.objects.link(parent)
+    parent.rotation_euler.z = 0.5
+    root = build.place.part(open_place, "root")
+    root.parent = parent
+    root.rotation_euler.z = 0.3
+    blender.context.view_layer.update()
+    blender.ops.omnix.use_as_world()
+    assert root.rotation_euler.z == pytest.approx(0.3)
+    mapping = blender.context.scene.world.node_tree.nodes["Mapping"]
+    assert mapping.inputs["Rotation"].default_value[2] == pytest.approx(-0.8)
+
+
+def test_a_panorama_that_is_gone_makes_no_world(blender, build, room_folder):
+    make(blender, build, room_folder)
+    with pytest.raises(RuntimeError, match="was made from is gone"):
+        blender.ops.omnix.use_as_world()
+    assert blender.context.scene.world is None
+    assert not len(blender.data.worlds)
 
 
 def test_outside_light_enters_a_closed_room_through_the_window_alone(blender, build, tmp_path):

@@ -278,7 +278,9 @@ class OMNIX_OT_use_as_world(_PlaceOperator, bpy.types.Operator):
         from .build import place
 
         place.use_as_world(context, collection)
-        place.follow_world(collection, source.showing(context.scene.world))
+        if place.part(collection, "root").parent is None:
+            # One that hangs on an object of the user's is turned by that.
+            place.follow_world(collection, source.showing(context.scene.world))
 
 
 class OMNIX_OT_show_map(_PlaceOperator, bpy.types.Operator):

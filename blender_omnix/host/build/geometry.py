@@ -44,8 +44,13 @@ _MAX_TILT = 1.25
 _MAX_GROWTH = 2.0
 # Background closer than this behind the visible surface is that surface.
 _BEHIND = 1.02
-# What is nearer than this share of the way to a wall stands before it and is not part of it.
+# What is nearer than this share of the way to an opening stands before it; what is not may be part
+# of its frame. A pane behind a frame does no harm, but outside light would come in around it.
 _BEFORE = 0.9
+# A point within this share of its depth of a plane is on it.
+_COPLANAR = 0.03
+# Panes of one window are at most the `_BARS / 2`th part of the panorama's width apart.
+_BARS = 256
 # What is slimmer than this, in metres, has a back like its front, unless it is as flat as a sheet:
 # thinner than this share of its depth.
 _SLIM = 1.5
@@ -53,8 +58,9 @@ _SHEET = 0.01
 # Least cosine between ray and normal at the rim of a round thing; beyond it normals are unsure.
 _RIM = 1 / 6
 
-# Cosine between ray and normal below which a cell is seen edge-on.
-_EDGE_ON = 0.05
+# Cosine between ray and normal below which a cell is seen edge-on. Far away a floor is too, but its
+# plane passes the viewpoint at more than these metres.
+_EDGE_ON, _PASSES = 0.05, 0.5
 # Surfaces that meet at less than this cosine between their normals form a corner. A trench at its
 # bottom is at most the `_TRENCH`th part of the panorama wide; its cells are behind the plane beside
 # it by this share of their depth.
@@ -192,14 +198,14 @@ def joins(grid: Grid, jump: float) -> tuple[np.ndarray, np.ndarray]:
 
     Two cells are apart when each lies more than 3 steps off the other's plane and their depths
     differ by more than 4 steps and by more than `jump`; a step is the angle of one cell. The
-    planes keep a floor whole that runs away at a grazing angle. On the plane of a cell that is seen
-    edge-on, such as the rim of a lamp, lies all that is behind it: it counts for cells of the same
-    direction alone.
+    planes keep a floor whole that runs away at a grazing angle. The plane of a rim does not count:
+    a cell that is seen edge-on though it is near has all that is behind it on its plane.
     """
     points = grid.rays * grid.depth[..., None]
     step = 2.0 * np.pi / grid.shape[1]
-    edge_on = _dot(grid.normal, grid.rays) > -_EDGE_ON
-    here = (grid.depth, points, grid.normal, edge_on)
+    facing = -_dot(grid.normal, grid.rays)
+    rim = (facing < _EDGE_ON) & (facing * grid.depth < _PASSES)
+    here = (grid.depth, points, grid.normal, rim)
 
     def joined(a: tuple[np.ndarray, ...], b: tuple[np.ndarray, ...]) -> np.ndarray:
         near = np.minimum(a[0], b[0])
@@ -346,37 +352,51 @@ def shells(
 
     The visible surface is cut as `joins` says. `fill`: how far what is hidden reaches behind an
     edge, as a fraction of the panorama's width. Walls and openings both go on behind what stands
-    before them, each as far as it is the nearer one on the picture.
+    before them, each until it meets the other.
 
     Raises ValueError where an enclosed place has nothing but sky.
     """
-    right, down = joins(grid, jump)
-    solid = grid.depth > 0
-    glass, whole = None, grid
-    if enclosed:
-        outside = _outside(grid)
-        walls = _walls(grid, outside)
-        glass = _glass(grid, walls)
-        whole = replace(grid, depth=grid.depth + glass.depth, normal=glass.normal)
+    cut = joins(grid, jump)
+    solid = (grid.depth > 0).ravel()
     radius = round(fill * grid.shape[1])
-    hidden = _grow(whole, solid.ravel(), right, down, radius)
-    behind_glass = ~solid.ravel()[hidden.seeds]
-    surface = _surface(grid, right, down)
-    layers = [(VISIBLE, surface)]
-    if radius:
-        behind = _background(grid, jump, hidden.where(~behind_glass), surface)
-        backs = _backs(grid, right, down, jump, len(surface[0]) + len(behind[0]))
-        layers += [(BACKGROUND, behind), (BACK, backs)]
-    surfaces = _shell(layers, grid.shape)
-    if glass is None:
-        return surfaces, None, None
+    if not enclosed:
+        hidden = _grow(grid, solid, _jump_pairs(grid, *cut), radius)
+        return _surfaces(grid, jump, cut, hidden, radius), None, None
+    outside = _outside(grid)
+    walls = _walls(grid, outside)
+    glass = _glass(grid, walls)
+    whole = replace(grid, depth=grid.depth + glass.depth, normal=glass.normal)
+    near, far, step = _jump_pairs(whole, *cut)
+    framed = _in_frame(grid, outside, near, far, step)
+    edge = solid[near] & (solid[far] | ~framed)
+    hidden = _grow(whole, solid, (near[edge], far[edge], step[edge]), radius)
+
     is_open = outside.ravel().copy()
-    further = hidden.cells[is_open[hidden.seeds]]
+    seeds = is_open.copy()
+    seeds[far[framed]] = False
+    further = hidden.cells[seeds[hidden.seeds]]
     wall = _reach(walls, grid.rays.reshape(-1, 3)[further])[0]
     is_open[further[grid.depth.ravel()[further] < _BEFORE * wall]] = True
     hull = _hull(is_open.reshape(grid.shape), walls)
-    panes = None if solid.all() else _panes(glass, walls, hidden.where(behind_glass))
-    return surfaces, hull, panes
+
+    behind_glass = ~solid[hidden.seeds]
+    surfaces = _surfaces(grid, jump, cut, hidden.where(~behind_glass), radius)
+    if not (glass.depth > 0).any():
+        return surfaces, hull, None
+    return surfaces, hull, _panes(glass, walls, hidden.where(behind_glass))
+
+
+def _surfaces(
+    grid: Grid, jump: float, cut: tuple[np.ndarray, np.ndarray], hidden: _Hidden, radius: int
+) -> Shell:
+    """The visible surface, `cut` (see `joins`), and unless the `radius` is 0 the background behind
+    its edges and the backs of slim things."""
+    surface = _surface(grid, *cut)
+    if radius == 0:
+        return _shell([(VISIBLE, surface)], grid.shape)
+    behind = _background(grid, jump, hidden, surface)
+    backs = _backs(grid, *cut, jump, len(surface[0]) + len(behind[0]))
+    return _shell([(VISIBLE, surface), (BACKGROUND, behind), (BACK, backs)], grid.shape)
 
 
 def _hull(is_open: np.ndarray, walls: _Walls, rows: int = 64) -> Shell:
@@ -451,6 +471,38 @@ def _glass(grid: Grid, walls: _Walls) -> Grid:
     return Grid(grid.rays, depth, normal)
 
 
+def _in_frame(
+    grid: Grid, outside: np.ndarray, near: np.ndarray, far: np.ndarray, step: np.ndarray
+) -> np.ndarray:
+    """(N,) at which edges (see `_jump_pairs`) an opening ends at the wall that it is in, which may
+    be far inside of the others: it goes on in one plane on the other side of what is `outside`."""
+    found = np.full(len(near), -1)
+    cells = np.arange(grid.depth.size).reshape(grid.shape)
+    for direction in _NEIGHBOURS:
+        axis, ahead = (0, direction[0]) if direction[0] else (1, direction[1])
+        # In reading order of the direction; a row goes around.
+        turned = [np.flip(array, axis) if ahead < 0 else array for array in (outside, cells)]
+        air, cell = (np.concatenate((array, array), 1) if axis else array for array in turned)
+        place = np.arange(air.shape[axis]).reshape((1, -1) if axis else (-1, 1))
+        last = air.shape[axis]
+        inside = np.where(air, last, place)
+        following = np.flip(np.minimum.accumulate(np.flip(inside, axis), axis), axis)
+        across = np.take_along_axis(cell, np.minimum(following, last - 1), axis)
+        across = np.where(following < last, across, -1)
+        lookup = np.empty(grid.depth.size, int)
+        lookup[cell.ravel()[::-1]] = across.ravel()[::-1]  # the first turn of a row counts
+        mine = (step == direction).all(axis=1) & outside.ravel()[far] & ~outside.ravel()[near]
+        found[mine] = lookup[far[mine]]
+    points = (grid.rays * grid.depth[..., None]).reshape(-1, 3)
+    there = found[found >= 0]
+    here = near[found >= 0]
+    one = np.abs(_dot(_planes(grid, here), points[there]) - 1.0) < _COPLANAR
+    other = np.abs(_dot(_planes(grid, there), points[here]) - 1.0) < _COPLANAR
+    framed = found >= 0
+    framed[framed] = one | other
+    return framed
+
+
 def _walls(grid: Grid, outside: np.ndarray) -> _Walls:
     """The convex hull of what is not `outside`, (R, C) bool; ValueError where everything is."""
     inside = (grid.rays * grid.depth[..., None])[~outside]
@@ -479,8 +531,10 @@ def _reach(walls: _Walls, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _outside(grid: Grid) -> np.ndarray:
     """(R, C) bool: the sky, and surfaces beyond the walls that are connected with it.
 
-    The walls are where the ceiling ends. What lies beyond them without sky, such as the next room
-    seen through a door, belongs to the place; so does everything where there is no ceiling.
+    The walls are where the ceiling ends: beyond them is what lies further than it in its own
+    direction from the viewpoint, and further than all of it in some direction, since a beam may
+    hide where it ends. What lies beyond them without sky, such as the next room seen through a
+    door, belongs to the place; so does everything where there is no ceiling.
     """
     sky = grid.depth <= 0
     points = grid.rays * grid.depth[..., None]
@@ -492,8 +546,19 @@ def _outside(grid: Grid) -> np.ndarray:
     beyond = np.zeros(grid.shape, bool)
     for x, y in zip(np.cos(angles), np.sin(angles), strict=True):
         reach = points[..., 0] * x + points[..., 1] * y
-        beyond |= reach > 1.1 * max(np.percentile(reach[ceiling], 99.5), 0.0) + 0.1
-    return regions.connected(sky, sky | beyond)
+        beyond |= reach > _beyond(np.maximum(np.percentile(reach[ceiling], 99.5), 0.0))
+    level = np.hypot(points[..., 0], points[..., 1])
+    beyond &= level > _beyond(np.where(ceiling & ~beyond, level, 0.0).max(axis=0))
+    # Through the bars of a window too: a lower pane may show the ground alone.
+    linked = open_air = sky | beyond
+    for _ in range(grid.shape[1] // _BARS):
+        linked = regions.grow(linked)
+    return open_air & regions.connected(sky, linked)
+
+
+def _beyond(reach: np.ndarray) -> np.ndarray:
+    """What is further than this is not part of a wall that is so far away, in metres."""
+    return 1.1 * reach + 0.1
 
 
 def _surface(grid: Grid, right: np.ndarray, down: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -637,12 +702,13 @@ def _behind(
 
 
 def _grow(
-    grid: Grid, solid: np.ndarray, right: np.ndarray, down: np.ndarray, radius: int
+    grid: Grid, solid: np.ndarray, edges: tuple[np.ndarray, np.ndarray, np.ndarray], radius: int
 ) -> _Hidden:
-    """Extend far surfaces behind near ones, ring by ring, `radius` times.
+    """Extend far surfaces behind near ones from edges (see `_jump_pairs`), ring by ring, `radius`
+    times, as far as cells are `solid`, (R C,) bool.
 
-    Where two surfaces meet the nearer one wins: the inside of a room is what all its walls leave
-    over. Only `solid` cells (R C,) bool hide anything: glass does not.
+    A cell is of what reaches it first, and of two at once of the nearer: the inside of a room is
+    what all its walls leave over.
     """
     rows, columns = grid.shape
     rays = grid.rays.reshape(-1, 3)
@@ -652,9 +718,7 @@ def _grow(
     heights = (rays[:, 2] * depth)[solid]
     limit = np.where(rays[:, 2] < 0, *np.percentile(heights, (0.1, 99.9)))
     least = np.maximum(rays[:, 2] / limit, 0.0)
-    near, seed, outward = _jump_pairs(grid, right, down)
-    hiding = solid[near]
-    near, seed, outward = near[hiding], seed[hiding], outward[hiding]
+    near, seed, outward = edges
     plane = _planes(grid, seed)
     reached = np.zeros(rows * columns, bool)
     found: list[tuple[np.ndarray, ...]] = []

@@ -3,8 +3,8 @@
 
 The collection `OmniX <name>` holds an empty at the viewpoint and, parented to it, the surface and
 (where the place is enclosed) a hull. Everything below the empty is in the capture frame of the
-panorama, so moving, turning or scaling the empty moves the place. The scene's world is never
-changed: it shows through wherever the panorama shows the sky.
+panorama, so moving, turning or scaling the empty moves the place. The scene's world shows through
+wherever the panorama shows the sky, and is another only where it is asked for (`use_as_world`).
 
 What was built is recorded in the collection as pointers, so that renaming loses nothing and
 nothing of the user's is ever taken for ours.
@@ -294,12 +294,24 @@ def follow_world(collection: bpy.types.Collection, showing: Showing) -> None:
 
 def use_as_world(context: bpy.types.Context, collection: bpy.types.Collection) -> None:
     """Give the scene a new world that shows the panorama of a place, turned and as strong as the
-    place is now. The world is the user's, and so is the one before: removing the place leaves both.
+    place is now.
+
+    World and picture are the user's, as if made by hand: what becomes of the place changes neither.
+    Raises OmnixError, with the scene unchanged, where the panorama is gone.
     """
+    built, image = _built(collection), source_of(collection)
+    if image is None or image == built.get("map_panorama"):
+        raise OmnixError(
+            f"The panorama that {name_of(collection)} was made from is gone: "
+            f"{maps.read_report(folder_of(collection)).get('source', {}).get('path', '')}. Put it "
+            "back and load the maps again."
+        )
+    if image == built.get("source"):
+        image = image.copy()
+        image.name = Path(bpy.path.abspath(image.filepath)).name
     context.scene.world = world.panorama_world(
         name_of(collection),
-        source_of(collection),
-        gain=collection[_STATE]["source_gain"],
+        image,
         turned=viewpoint(collection).to_quaternion().to_matrix(),
         strength=control(collection, "Strength").default_value,
     )
@@ -484,12 +496,8 @@ def remove(context: bpy.types.Context, collection: bpy.types.Collection) -> None
     ]
     ours = [item for item in _recorded(collection).values() if item not in shared]
     _release(ours, ours)
-    # With a mesh, Blender takes every object away that shows it; a world would lose its picture.
+    # With a mesh, Blender takes every object away that shows it.
     shown = [item.data for item in bpy.data.objects if item not in ours]
-    pictures = [item for item in ours if isinstance(item, bpy.types.Image)]
-    for picture, users in bpy.data.user_map(subset=pictures).items():
-        if any(isinstance(user, bpy.types.World) for user in users):
-            shown.append(picture)
     _delete([item for item in ours if item not in shown])
     for item in list(collection.objects):
         if not any(other is not collection for other in item.users_collection):
@@ -634,6 +642,11 @@ def _cut(textures: Mapping[str, bpy.types.Image], settings: Settings) -> _Cut:
     else:
         normal = -frames.directions(*depth.shape)
     grid = geometry.reduce(depth, normal, settings.detail)
+    if not (grid.depth > 0).any():
+        raise OmnixError(
+            f"{textures['depth'].filepath} shows so little but sky that nothing of it is left with "
+            f"{settings.detail} quads around the horizon; raise the detail."
+        )
     if settings.smooth and "normal" in textures:
         smoothed = smooth.plane_guided(grid.depth, grid.normal, rounds=settings.smooth)
         grid = geometry.meet(replace(grid, depth=smoothed), settings.jump)

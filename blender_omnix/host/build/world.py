@@ -10,12 +10,11 @@ from .nodes import Graph
 
 
 def panorama_world(
-    name: str, image: bpy.types.Image, *, gain: float, turned: Matrix, strength: float
+    name: str, image: bpy.types.Image, *, turned: Matrix, strength: float
 ) -> bpy.types.World:
     """A new world with the equirectangular `image`, as an artist would build it.
 
-    `gain` is the factor from the image's values to radiance; `turned` (3 x 3, a rotation) turns the
-    picture; `strength` is that of the Background node.
+    `turned` (3 x 3, a rotation) turns the picture; `strength` is that of the Background node.
     """
     world = bpy.data.worlds.new(name)
     if bpy.app.version < (5, 0, 0):
@@ -29,10 +28,7 @@ def panorama_world(
     texture = graph.add("ShaderNodeTexEnvironment", image=image)
     graph.link(mapping.outputs["Vector"], texture.inputs["Vector"])
     background = graph.add("ShaderNodeBackground")
-    colour = texture.outputs["Color"]
-    if gain != 1.0:
-        colour = graph.vector("SCALE", colour, scale=gain)
-    graph.link(colour, background.inputs["Color"])
+    graph.link(texture.outputs["Color"], background.inputs["Color"])
     background.inputs["Strength"].default_value = strength
     output = graph.add("ShaderNodeOutputWorld")
     graph.link(background.outputs["Background"], output.inputs["Surface"])
