@@ -44,12 +44,10 @@ _MAX_TILT = 1.25
 _MAX_GROWTH = 2.0
 # Background closer than this behind the visible surface is that surface.
 _BEHIND = 1.02
-# What is nearer than this share of the way to an opening stands before it; what is not may be part
-# of its frame. A pane behind a frame does no harm, but outside light would come in around it.
-_BEFORE = 0.9
-# A point within this share of its depth of a plane is on it.
-_COPLANAR = 0.03
-# Panes of one window are at most the `_BARS / 2`th part of the panorama's width apart.
+# The plane of an opening's frame: of so many through three points beside it the one that most
+# points lie on, within this share of their depth; for the largest openings.
+_TRIES, _ON_FRAME, _MOST = 128, 0.03, 16
+# A bar between two panes of one window is at most the `_BARS / 2`th part of the panorama's width.
 _BARS = 256
 # What is slimmer than this, in metres, has a back like its front, unless it is as flat as a sheet:
 # thinner than this share of its depth.
@@ -58,9 +56,8 @@ _SHEET = 0.01
 # Least cosine between ray and normal at the rim of a round thing; beyond it normals are unsure.
 _RIM = 1 / 6
 
-# Cosine between ray and normal below which a cell is seen edge-on. Far away a floor is too, but its
-# plane passes the viewpoint at more than these metres.
-_EDGE_ON, _PASSES = 0.05, 0.5
+# Cosine between ray and normal below which a cell that is nearer than so many metres is a rim.
+_EDGE_ON, _NEAR = 0.05, 5.0
 # Surfaces that meet at less than this cosine between their normals form a corner. A trench at its
 # bottom is at most the `_TRENCH`th part of the panorama wide; its cells are behind the plane beside
 # it by this share of their depth.
@@ -199,12 +196,12 @@ def joins(grid: Grid, jump: float) -> tuple[np.ndarray, np.ndarray]:
     Two cells are apart when each lies more than 3 steps off the other's plane and their depths
     differ by more than 4 steps and by more than `jump`; a step is the angle of one cell. The
     planes keep a floor whole that runs away at a grazing angle. The plane of a rim does not count:
-    a cell that is seen edge-on though it is near has all that is behind it on its plane.
+    a cell that is seen edge-on though it is near has all that is behind it on its plane. (Far away
+    a floor is seen edge-on too.)
     """
     points = grid.rays * grid.depth[..., None]
     step = 2.0 * np.pi / grid.shape[1]
-    facing = -_dot(grid.normal, grid.rays)
-    rim = (facing < _EDGE_ON) & (facing * grid.depth < _PASSES)
+    rim = (_dot(grid.normal, grid.rays) > -_EDGE_ON) & (grid.depth < _NEAR)
     here = (grid.depth, points, grid.normal, rim)
 
     def joined(a: tuple[np.ndarray, ...], b: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -360,26 +357,20 @@ def shells(
     solid = (grid.depth > 0).ravel()
     radius = round(fill * grid.shape[1])
     if not enclosed:
-        hidden = _grow(grid, solid, _jump_pairs(grid, *cut), radius)
+        hidden = _grow(grid, solid, _jump_pairs(grid, *cut), radius, solid)
         return _surfaces(grid, jump, cut, hidden, radius), None, None
     outside = _outside(grid)
     walls = _walls(grid, outside)
     glass = _glass(grid, walls)
     whole = replace(grid, depth=grid.depth + glass.depth, normal=glass.normal)
-    near, far, step = _jump_pairs(whole, *cut)
-    framed = _in_frame(grid, outside, near, far, step)
-    edge = solid[near] & (solid[far] | ~framed)
-    hidden = _grow(whole, solid, (near[edge], far[edge], step[edge]), radius)
-
-    is_open = outside.ravel().copy()
-    seeds = is_open.copy()
-    seeds[far[framed]] = False
-    further = hidden.cells[seeds[hidden.seeds]]
-    wall = _reach(walls, grid.rays.reshape(-1, 3)[further])[0]
-    is_open[further[grid.depth.ravel()[further] < _BEFORE * wall]] = True
-    hull = _hull(is_open.reshape(grid.shape), walls)
-
+    before = solid & ~_frames(grid, outside).ravel()
+    hidden = _grow(whole, solid, _jump_pairs(whole, *cut), radius, before)
     behind_glass = ~solid[hidden.seeds]
+
+    is_open = outside.copy()
+    is_open.ravel()[hidden.cells[behind_glass]] = True
+    hull = _hull(is_open, walls)
+
     surfaces = _surfaces(grid, jump, cut, hidden.where(~behind_glass), radius)
     if not (glass.depth > 0).any():
         return surfaces, hull, None
@@ -471,36 +462,46 @@ def _glass(grid: Grid, walls: _Walls) -> Grid:
     return Grid(grid.rays, depth, normal)
 
 
-def _in_frame(
-    grid: Grid, outside: np.ndarray, near: np.ndarray, far: np.ndarray, step: np.ndarray
-) -> np.ndarray:
-    """(N,) at which edges (see `_jump_pairs`) an opening ends at the wall that it is in, which may
-    be far inside of the others: it goes on in one plane on the other side of what is `outside`."""
-    found = np.full(len(near), -1)
-    cells = np.arange(grid.depth.size).reshape(grid.shape)
-    for direction in _NEIGHBOURS:
-        axis, ahead = (0, direction[0]) if direction[0] else (1, direction[1])
-        # In reading order of the direction; a row goes around.
-        turned = [np.flip(array, axis) if ahead < 0 else array for array in (outside, cells)]
-        air, cell = (np.concatenate((array, array), 1) if axis else array for array in turned)
-        place = np.arange(air.shape[axis]).reshape((1, -1) if axis else (-1, 1))
-        last = air.shape[axis]
-        inside = np.where(air, last, place)
-        following = np.flip(np.minimum.accumulate(np.flip(inside, axis), axis), axis)
-        across = np.take_along_axis(cell, np.minimum(following, last - 1), axis)
-        across = np.where(following < last, across, -1)
-        lookup = np.empty(grid.depth.size, int)
-        lookup[cell.ravel()[::-1]] = across.ravel()[::-1]  # the first turn of a row counts
-        mine = (step == direction).all(axis=1) & outside.ravel()[far] & ~outside.ravel()[near]
-        found[mine] = lookup[far[mine]]
-    points = (grid.rays * grid.depth[..., None]).reshape(-1, 3)
-    there = found[found >= 0]
-    here = near[found >= 0]
-    one = np.abs(_dot(_planes(grid, here), points[there]) - 1.0) < _COPLANAR
-    other = np.abs(_dot(_planes(grid, there), points[here]) - 1.0) < _COPLANAR
-    framed = found >= 0
-    framed[framed] = one | other
-    return framed
+def _frames(grid: Grid, outside: np.ndarray) -> np.ndarray:
+    """(R, C) bool: what lies in the plane of an opening's frame: the wall that the opening is in,
+    which may be an inner one, and no thing before it. Of the `_MOST` largest openings."""
+    number = np.unique(regions.label(outside), return_inverse=True)[1].reshape(grid.shape)
+    rows, columns = grid.shape
+    padded = resample.pad(number, 1)
+    beside = []
+    for down, right in _NEIGHBOURS:
+        there = padded[1 + down : 1 + down + rows, 1 + right : 1 + right + columns]
+        cells = np.flatnonzero((number == 0) & (there > 0))
+        beside.append(np.stack((there.ravel()[cells], cells)))
+    opening, cells = np.concatenate(beside, axis=1)
+    points, normals = grid.rays * grid.depth[..., None], grid.normal.reshape(-1, 3)
+    found = np.zeros(grid.shape, bool)
+    for largest in np.argsort(-np.bincount(opening, minlength=1))[:_MOST]:
+        own = cells[opening == largest]
+        plane = _frame_plane(points.reshape(-1, 3)[own], normals[own])
+        found |= np.abs(points @ plane - 1.0) < _ON_FRAME
+    return found
+
+
+def _frame_plane(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """Plane g (3,) with g . point = 1 for most of the points (N, 3) beside an opening; zero where
+    no plane has half of them (Fischler and Bolles 1981, random sample consensus). Points whose
+    normals (N, 3) are the plane's count twice: a pillar's edge and a wall's are on a plane too."""
+    nowhere = np.zeros(3, np.float32)
+    if len(points) < 8:
+        return nowhere
+    one, two, three = points[np.random.default_rng(0).integers(len(points), size=(3, _TRIES))]
+    across = _unit(np.cross(two - one, three - one))
+    distances = _dot(across, one)
+    usable = np.abs(distances) > 1e-3
+    candidates = across[usable] / distances[usable, None]
+    on_plane = np.abs(points @ candidates.T - 1.0) < _ON_FRAME
+    alike = np.abs(normals @ across[usable].T) > _BENT
+    votes = on_plane.sum(axis=0) + (on_plane & alike).sum(axis=0)
+    if not len(votes):
+        return nowhere
+    best = votes.argmax()
+    return candidates[best] if on_plane[:, best].mean() >= 0.5 else nowhere
 
 
 def _walls(grid: Grid, outside: np.ndarray) -> _Walls:
@@ -549,11 +550,14 @@ def _outside(grid: Grid) -> np.ndarray:
         beyond |= reach > _beyond(np.maximum(np.percentile(reach[ceiling], 99.5), 0.0))
     level = np.hypot(points[..., 0], points[..., 1])
     beyond &= level > _beyond(np.where(ceiling & ~beyond, level, 0.0).max(axis=0))
-    # Through the bars of a window too: a lower pane may show the ground alone.
-    linked = open_air = sky | beyond
+    # Across the bars of a window too: a pane may show a street alone. But what has a ceiling there
+    # is the next room, seen through a door.
+    air = linked = sky | beyond
     for _ in range(grid.shape[1] // _BARS):
         linked = regions.grow(linked)
-    return open_air & regions.connected(sky, linked)
+    seen = regions.connected(sky, air)
+    further = air & regions.connected(sky, linked) & ~seen
+    return seen | (further & ~regions.connected(ceiling & further, further))
 
 
 def _beyond(reach: np.ndarray) -> np.ndarray:
@@ -702,10 +706,15 @@ def _behind(
 
 
 def _grow(
-    grid: Grid, solid: np.ndarray, edges: tuple[np.ndarray, np.ndarray, np.ndarray], radius: int
+    grid: Grid,
+    solid: np.ndarray,
+    edges: tuple[np.ndarray, np.ndarray, np.ndarray],
+    radius: int,
+    before: np.ndarray,
 ) -> _Hidden:
     """Extend far surfaces behind near ones from edges (see `_jump_pairs`), ring by ring, `radius`
-    times, as far as cells are `solid`, (R C,) bool.
+    times, as far as cells are `solid`, (R C,) bool. What is not solid itself, such as glass, goes
+    on behind what stands `before` it alone, (R C,) bool.
 
     A cell is of what reaches it first, and of two at once of the nearer: the inside of a room is
     what all its walls leave over.
@@ -718,7 +727,8 @@ def _grow(
     heights = (rays[:, 2] * depth)[solid]
     limit = np.where(rays[:, 2] < 0, *np.percentile(heights, (0.1, 99.9)))
     least = np.maximum(rays[:, 2] / limit, 0.0)
-    near, seed, outward = edges
+    hiding = solid[edges[0]]
+    near, seed, outward = (array[hiding] for array in edges)
     plane = _planes(grid, seed)
     reached = np.zeros(rows * columns, bool)
     found: list[tuple[np.ndarray, ...]] = []
@@ -727,7 +737,8 @@ def _grow(
         start = 1.0 / depth[seed]
         disparity = np.clip(disparity, start / _MAX_GROWTH, start * _MAX_GROWTH)
         disparity = np.maximum(disparity, least[near])
-        hidden = ~reached[near] & (disparity * depth[near] * _BEHIND < 1.0) & solid[near]
+        hidden = ~reached[near] & (disparity * depth[near] * _BEHIND < 1.0)
+        hidden &= np.where(solid[seed], solid[near], before[near])
         if not hidden.any():
             break
         order = np.flatnonzero(hidden)
