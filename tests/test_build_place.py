@@ -253,6 +253,15 @@ def test_a_place_outlives_the_world_that_it_follows(
     assert build.place.control(collection, "Strength").default_value == pytest.approx(1.0)
 
 
+def test_a_surface_too_small_for_the_detail_is_refused(blender, build, tmp_path):
+    made = box_room.room(256)
+    made["depth"] = np.where(np.arange(512) == 300, made["depth"], 0.0).astype(np.float32)
+    box_room.save(tmp_path / "slit", made)
+    with pytest.raises(Exception, match="raise the detail"):
+        make(blender, build, tmp_path / "slit")
+    assert not any(name.startswith("OmniX") for name in everything(blender)["images"])
+
+
 def test_a_depth_map_of_nothing_but_sky_is_refused(blender, build, room_folder, tmp_path):
     collection = make(blender, build, room_folder)
     before = build.place.part(collection, "map_depth").filepath
@@ -338,9 +347,10 @@ def test_a_world_of_its_panorama_is_not_the_places(blender, build, open_place, t
 def test_a_place_extracted_again_from_its_own_world_is_the_same_place(
     blender, build, host, open_place, tmp_path
 ):
-    blender.ops.omnix.use_as_world()
-    found = host("source").from_world(blender.context.scene.world)
-    assert (found.name, found.file) == ("sky", tmp_path / "sky.exr")
+    for _ in range(2):
+        blender.ops.omnix.use_as_world()
+        found = host("source").from_world(blender.context.scene.world)
+        assert (found.name, found.file) == ("sky", tmp_path / "sky.exr")
 
 
 def test_a_place_on_a_users_object_stays_as_it_is_under_a_world_of_its_panorama(
@@ -355,16 +365,20 @@ def test_a_place_on_a_users_object_stays_as_it_is_under_a_world_of_its_panorama(
     blender.context.view_layer.update()
     blender.ops.omnix.use_as_world()
     assert root.rotation_euler.z == pytest.approx(0.3)
+    assert not build.place.is_following(open_place)
     mapping = blender.context.scene.world.node_tree.nodes["Mapping"]
     assert mapping.inputs["Rotation"].default_value[2] == pytest.approx(-0.8)
 
 
-def test_a_panorama_that_is_gone_makes_no_world(blender, build, room_folder):
+def test_a_panorama_that_is_gone_makes_no_world(blender, build, open_place, room_folder, tmp_path):
+    (tmp_path / "sky.exr").unlink()
     make(blender, build, room_folder)
-    with pytest.raises(RuntimeError, match="was made from is gone"):
-        blender.ops.omnix.use_as_world()
+    before = everything(blender)
+    for name in ("open", "room"):
+        with pytest.raises(RuntimeError, match="was made from is gone"):
+            blender.ops.omnix.use_as_world(name=name)
+    assert everything(blender) == before
     assert blender.context.scene.world is None
-    assert not len(blender.data.worlds)
 
 
 def test_outside_light_enters_a_closed_room_through_the_window_alone(blender, build, tmp_path):

@@ -268,8 +268,8 @@ class OMNIX_OT_follow_world(_PlaceOperator, bpy.types.Operator):
 
 
 class OMNIX_OT_use_as_world(_PlaceOperator, bpy.types.Operator):
-    """Let the sky and the light of the panorama be the scene's: a new world shows it, and the place
-    follows that world"""
+    """Give the scene a new world that shows the panorama of the place. The place follows it, unless
+    it hangs on an object of yours"""
 
     bl_idname = "omnix.use_as_world"
     bl_label = "Use as World"
@@ -279,8 +279,10 @@ class OMNIX_OT_use_as_world(_PlaceOperator, bpy.types.Operator):
 
         place.use_as_world(context, collection)
         if place.part(collection, "root").parent is None:
-            # One that hangs on an object of the user's is turned by that.
             place.follow_world(collection, source.showing(context.scene.world))
+        else:
+            # It is turned by that object.
+            place.stop_following(collection)
 
 
 class OMNIX_OT_show_map(_PlaceOperator, bpy.types.Operator):

@@ -299,22 +299,42 @@ def use_as_world(context: bpy.types.Context, collection: bpy.types.Collection) -
     World and picture are the user's, as if made by hand: what becomes of the place changes neither.
     Raises OmnixError, with the scene unchanged, where the panorama is gone.
     """
-    built, image = _built(collection), source_of(collection)
-    if image is None or image == built.get("map_panorama"):
+    stands = viewpoint(collection)
+    image = source_of(collection)
+    if image is None or image == _built(collection).get("map_panorama") or _is_lost(image):
+        path = maps.read_report(folder_of(collection)).get("source", {}).get("path")
         raise OmnixError(
-            f"The panorama that {name_of(collection)} was made from is gone: "
-            f"{maps.read_report(folder_of(collection)).get('source', {}).get('path', '')}. Put it "
-            "back and load the maps again."
+            f"The panorama that {name_of(collection)} was made from is gone. Put "
+            f"{path or 'its image'} back and load the maps again."
         )
-    if image == built.get("source"):
-        image = image.copy()
-        image.name = Path(bpy.path.abspath(image.filepath)).name
     context.scene.world = world.panorama_world(
         name_of(collection),
-        image,
-        turned=viewpoint(collection).to_quaternion().to_matrix(),
+        _own_picture(image),
+        turned=stands.to_quaternion().to_matrix(),
         strength=control(collection, "Strength").default_value,
     )
+
+
+def _is_lost(image: bpy.types.Image) -> bool:
+    """True where an image's file is gone, and not packed."""
+    if image.source != "FILE" or image.packed_file is not None or image.is_dirty:
+        return False
+    return not Path(bpy.path.abspath(image.filepath, library=image.library)).is_file()
+
+
+def _own_picture(image: bpy.types.Image) -> bpy.types.Image:
+    """The user's image of the same file as one that a place made for itself: one that is there, or
+    a copy called like the file. Any other image is the user's already."""
+    ours = [item for other in places() for item in _recorded(other).values()]
+    if image not in ours:
+        return image
+    for other in bpy.data.images:
+        same_space = other.colorspace_settings.name == image.colorspace_settings.name
+        if other not in ours and other.filepath == image.filepath and same_space:
+            return other
+    own = image.copy()
+    own.name = Path(bpy.path.abspath(image.filepath)).name
+    return own
 
 
 def _drive(curve: bpy.types.FCurve, dial: Dial, now: float, sign: str = "") -> None:
