@@ -268,8 +268,7 @@ class OMNIX_OT_follow_world(_PlaceOperator, bpy.types.Operator):
 
 
 class OMNIX_OT_use_as_world(_PlaceOperator, bpy.types.Operator):
-    """Give the scene a new world that shows the panorama of the place. The place follows it, unless
-    it hangs on an object of yours"""
+    """Show the place's panorama in a new world, which the place follows unless it has a parent"""
 
     bl_idname = "omnix.use_as_world"
     bl_label = "Use as World"
