@@ -156,6 +156,16 @@ def test_a_floor_reaches_the_wall_however_far_it_is(away, degrees):
     assert down[foot].all()
 
 
+def test_a_board_right_beside_the_eye_stays_whole():
+    """Seen edge-on though it is near, but its cells are of one direction."""
+    rays = frames.directions(256, 512)
+    depth = np.where(rays[..., 2] < 0, 0.1 / np.maximum(-rays[..., 2], 1e-9), 0.0)
+    depth = np.where(depth < 4.5, depth, 0.0).astype(np.float32)
+    normal = np.broadcast_to(np.float32((0.0, 0.0, 1.0)), rays.shape)
+    _, down = geometry.joins(geometry.Grid(rays, depth, normal), JUMP)
+    assert down[(depth[:-1] > 0) & (depth[1:] > 0)].all()
+
+
 def test_the_sky_is_cut_out():
     made = box_room.room(128, window=True)
     cells = grid(made)
@@ -309,6 +319,18 @@ def test_a_window_in_an_inner_wall_lets_no_more_in_than_it_is_large(vase):
         wide = np.logical_or.reduce([np.roll(wide, k, axis=1) for k in (-2, -1, 0, 1, 2)])
         wide = np.logical_or.reduce([np.roll(wide, k, axis=0) for k in (-2, -1, 0, 1, 2)])
         assert (shut | wide).all()
+
+
+def test_what_is_seen_through_a_window_goes_on_behind_its_wall():
+    """So that no light comes in between the window and its wall from aside."""
+    made = box_room.room(128, block=False, window=True)
+    rays = frames.directions(128, 256)
+    low = (made["depth"] == 0) & (rays[..., 2] < 0)
+    made["depth"][low] = 30.0
+    shell = geometry.shells(grid(made), JUMP, 1 / 16, enclosed=True)[0]
+    centres = face_normals(shell)[0][_face_layers(shell) == geometry.BACKGROUND]
+    street = centres[np.linalg.norm(centres, axis=1) > 10.0]
+    assert _shows(street, (made["depth"] > 0) & ~low).sum() > 50
 
 
 def test_the_next_room_is_inside_and_a_lower_pane_is_not():
