@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A relightable place from a map set: one collection, built, rebuilt and removed as a whole.
+
+The collection `OmniX <name>` holds an empty at the viewpoint and, parented to it, the surface and
+(where the place is enclosed) a hull. Everything below the empty is in the capture frame of the
+panorama, so moving, turning or scaling the empty moves the place. The scene's world shows through
+wherever the panorama shows the sky, and is another only where it is asked for (`use_as_world`).
+"""
+
+from __future__ import annotations
+
+from .building import (
+    ORIGINAL,
+    RELIGHT,
+    Settings,
+    build_place,
+    check_map,
+    finish_adjusting,
+    rebuild,
+    replace_map,
+    set_mode,
+    settings_of,
+    start_adjusting,
+)
+from .following import follow_world, has_lost_world, is_following, stop_following, use_as_world
+from .record import (
+    control,
+    find,
+    folder_of,
+    is_place,
+    maps_of,
+    name_of,
+    panel_controls,
+    part,
+    places,
+    set_folder,
+    source_of,
+    viewpoint,
+)
+from .uses import (
+    add_camera,
+    has_collision,
+    is_shadow_catcher,
+    mark_asset,
+    remove,
+    save_maps,
+    scale,
+    set_collision,
+    set_shadow_catcher,
+    show_map,
+    shown_map,
+)
+
+__all__ = [
+    "ORIGINAL",
+    "RELIGHT",
+    "Settings",
+    "add_camera",
+    "build_place",
+    "check_map",
+    "control",
+    "find",
+    "finish_adjusting",
+    "folder_of",
+    "follow_world",
+    "has_collision",
+    "has_lost_world",
+    "is_following",
+    "is_place",
+    "is_shadow_catcher",
+    "maps_of",
+    "mark_asset",
+    "name_of",
+    "panel_controls",
+    "part",
+    "places",
+    "rebuild",
+    "remove",
+    "replace_map",
+    "save_maps",
+    "scale",
+    "set_collision",
+    "set_folder",
+    "set_mode",
+    "set_shadow_catcher",
+    "settings_of",
+    "show_map",
+    "shown_map",
+    "source_of",
+    "start_adjusting",
+    "stop_following",
+    "use_as_world",
+    "viewpoint",
+]

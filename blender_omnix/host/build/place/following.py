@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A place and the world that shows its panorama: one follows the other, or is made for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import bpy
+from mathutils import Euler
+
+from .... import maps
+from ....errors import OmnixError
+from ...source import Dial, Showing
+from .. import world
+from .record import (
+    built_of,
+    control,
+    folder_of,
+    name_of,
+    places,
+    recorded,
+    root_of,
+    source_of,
+    viewpoint,
+)
+
+# What the place's drivers follow. A driver does not count as a user: a world that no scene has any
+# more would not be saved, and the place would fall back to zero.
+_FOLLOWED = "omnix_followed"
+
+
+def follow_world(collection: bpy.types.Collection, showing: Showing) -> None:
+    """Turn the place as a world turns that shows its panorama, and give it that strength.
+
+    Drivers keep it so when the world's nodes change, in animations too, until `stop_following`; a
+    world that is deleted leaves the place as it is now. What they cannot follow (see `Showing`) is
+    taken over as it is now.
+    """
+    stop_following(collection)
+    root, strength = root_of(collection), control(collection, "Strength")
+    dial = showing.turned_by
+    # The world's nodes turn the direction that is looked up, so the picture turns the other way;
+    # the inverse of angles about X, Y, Z is their negatives about Z, Y, X.
+    order, sign = ("XYZ", "") if dial is not None and dial.inverse else ("ZYX", "-")
+    root.rotation_mode = order
+    root.rotation_euler = Euler(showing.rotation, "XYZ").to_matrix().inverted().to_euler(order)
+    if dial is not None:
+        for axis in range(3):
+            now = root.rotation_euler[axis]
+            curve = root.driver_add("rotation_euler", axis)
+            _drive(curve, replace(dial, path=f"{dial.path}[{axis}]"), now, sign)
+    dials = {"turned_by": dial, "strengthened_by": showing.strengthened_by}
+    collection[_FOLLOWED] = {key: by.owner for key, by in dials.items() if by is not None}
+    strength.default_value = showing.strength
+    if showing.strengthened_by is not None:
+        curve = strength.driver_add("default_value")
+        _drive(curve, showing.strengthened_by, showing.strength)
+
+
+def stop_following(collection: bpy.types.Collection) -> None:
+    """Leave rotation and strength as they are now, for the user to set."""
+    if _FOLLOWED in collection:
+        del collection[_FOLLOWED]
+    root_of(collection).driver_remove("rotation_euler")
+    control(collection, "Strength").driver_remove("default_value")
+
+
+def is_following(collection: bpy.types.Collection) -> bool:
+    """True where a driver turns the place or sets its strength."""
+    built = built_of(collection)
+    owners = (built[key].animation_data for key in ("root", "controls_group") if key in built)
+    return any(data is not None and data.drivers for data in owners)
+
+
+def has_lost_world(collection: bpy.types.Collection) -> bool:
+    """True where the user has deleted the world that the place follows: it stands as it stood when
+    it began to follow, until `stop_following`."""
+    return None in collection.get(_FOLLOWED, {}).values()
+
+
+def use_as_world(context: bpy.types.Context, collection: bpy.types.Collection) -> None:
+    """Give the scene a new world that shows the panorama of a place, turned and as strong as the
+    place is now.
+
+    World and picture are the user's, as if made by hand: what becomes of the place changes neither.
+    Raises OmnixError, with the scene unchanged, where the panorama is gone.
+    """
+    stands = viewpoint(collection)
+    image = source_of(collection)
+    if image is None or image == built_of(collection).get("map_panorama") or _is_lost(image):
+        path = maps.read_report(folder_of(collection)).get("source", {}).get("path")
+        raise OmnixError(
+            f"The panorama that {name_of(collection)} was made from is gone. Put "
+            f"{path or 'its image'} back and load the maps again."
+        )
+    context.scene.world = world.panorama_world(
+        name_of(collection),
+        _own_picture(image),
+        turned=stands.to_quaternion().to_matrix(),
+        strength=control(collection, "Strength").default_value,
+    )
+
+
+def _drive(curve: bpy.types.FCurve, dial: Dial, now: float, sign: str = "") -> None:
+    """Let a property that is `now` be the dial's value, called `typed`, or its negative."""
+    driver = curve.driver
+    typed = _variable(driver, "typed", dial.owner, dial.path)
+    # Else the place would fall back to zero, and be black, once the node is renamed or gone.
+    typed.use_fallback_value, typed.fallback_value = True, -now if sign else now
+    # Of a world that the user deletes outright every variable is zero, whatever it falls back to;
+    # the number of its type never is while it is there.
+    _variable(driver, "there", dial.owner, "id_type")
+    # So simple that Blender evaluates it without Python, also where scripts may not run.
+    driver.expression = f"{sign}typed if there else {now:.9g}"
+
+
+def _variable(
+    driver: bpy.types.Driver, name: str, owner: bpy.types.ID, path: str
+) -> bpy.types.DriverTarget:
+    """Let a driver know the property `path` of a datablock by a name."""
+    variable = driver.variables.new()
+    variable.name = name
+    target = variable.targets[0]
+    target.id_type = owner.id_type
+    target.id, target.data_path = owner, path
+    return target
+
+
+def _is_lost(image: bpy.types.Image) -> bool:
+    """True where an image's file is gone, and not packed."""
+    if image.source != "FILE" or image.packed_file is not None or image.is_dirty:
+        return False
+    return not Path(bpy.path.abspath(image.filepath, library=image.library)).is_file()
+
+
+def _own_picture(image: bpy.types.Image) -> bpy.types.Image:
+    """The user's image of the same file as one that a place made for itself: one that is there, or
+    a copy called like the file. Any other image is the user's already."""
+    ours = [item for other in places() for item in recorded(other).values()]
+    if image not in ours:
+        return image
+    for other in bpy.data.images:
+        same_space = other.colorspace_settings.name == image.colorspace_settings.name
+        if other not in ours and other.filepath == image.filepath and same_space:
+            return other
+    own = image.copy()
+    own.name = Path(bpy.path.abspath(image.filepath)).name
+    return own

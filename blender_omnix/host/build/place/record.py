@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What belongs to a place: the datablocks that were built for it, and what it was built from.
+
+A place is a collection. Two custom properties of it hold the record, with pointers, so that
+renaming loses nothing and nothing of the user's is ever taken for ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import bpy
+from mathutils import Matrix
+
+from .... import maps
+from ....errors import OmnixError
+from .. import material
+
+# Custom properties of the collection: what it was built from, and the datablocks that are ours.
+STATE, BUILT = "omnix", "omnix_built"
+# Parts that are there for an object alone.
+_SERVES = {
+    "surface_mesh": "surface",
+    "hull_mesh": "hull",
+    "panes_mesh": "panes",
+    "camera_data": "camera",
+    "preview_mesh": "preview",
+    "preview_group": "preview",
+}
+
+
+def is_place(collection: bpy.types.Collection) -> bool:
+    return BUILT in collection
+
+
+def places() -> Iterator[bpy.types.Collection]:
+    """The collections in this file that are places."""
+    return filter(is_place, bpy.data.collections)
+
+
+def name_of(collection: bpy.types.Collection) -> str:
+    """What a place was called when it was built."""
+    return collection[STATE]["name"]
+
+
+def find(name: str) -> bpy.types.Collection | None:
+    """The place called `name`, whatever its collection is called by now."""
+    return next((item for item in places() if name_of(item) == name), None)
+
+
+def part(collection: bpy.types.Collection, key: str) -> bpy.types.ID | None:
+    """One of the datablocks of a place: 'root', 'surface', 'hull', 'material', 'map_albedo' ...
+
+    None where the place has no such part or the user has deleted it.
+    """
+    item = built_of(collection).get(key)
+    return None if item is None or is_deleted(item) else item
+
+
+def maps_of(collection: bpy.types.Collection) -> list[str]:
+    """Names of the maps a place has."""
+    there = recorded(collection)
+    return [name for name in maps.MAPS if f"map_{name}" in there]
+
+
+def folder_of(collection: bpy.types.Collection) -> Path:
+    """The map set a place was built from.
+
+    Where the .blend was saved elsewhere since, Blender has kept the paths of images right: then it
+    is the folder of the place's images.
+    """
+    recorded = Path(bpy.path.abspath(collection[STATE]["folder"]))
+    built = built_of(collection)
+    images_in = (
+        Path(bpy.path.abspath(built[f"map_{name}"].filepath)).parent for name in maps_of(collection)
+    )
+    return next(filter(maps.is_map_set, (recorded, *images_in)), recorded)
+
+
+def set_folder(collection: bpy.types.Collection, folder: str) -> None:
+    """Note that the map set was moved."""
+    collection[STATE]["folder"] = folder
+
+
+def source_of(collection: bpy.types.Collection) -> bpy.types.Image:
+    """The image of a place's original light: its panorama, or the map of what the engine saw."""
+    return built_of(collection)["surface_group"].nodes["source"].image
+
+
+def control(collection: bpy.types.Collection, label: str) -> bpy.types.NodeSocket:
+    """One of the exposed controls of a place's material, by its label."""
+    return material.control(built_of(collection)["controls_group"], label)
+
+
+def panel_controls(
+    collection: bpy.types.Collection,
+) -> list[tuple[str, bpy.types.NodeSocket]]:
+    """All exposed controls of a place's material, label and socket."""
+    return [(label, control(collection, label)) for label in material.LABELS]
+
+
+def viewpoint(collection: bpy.types.Collection) -> Matrix:
+    """The capture frame in the world: 4 x 4, from panorama coordinates to world coordinates."""
+    root = root_of(collection)
+    # matrix_world lags behind until the next evaluation.
+    return root.matrix_basis.copy() if root.parent is None else root.matrix_world.copy()
+
+
+def root_of(collection: bpy.types.Collection) -> bpy.types.Object:
+    """The empty at the viewpoint. Raises OmnixError where the user has deleted it."""
+    root = part(collection, "root")
+    if root is None:
+        raise OmnixError(
+            f"The empty at the viewpoint of {name_of(collection)} was deleted; undo that, or load "
+            f"the maps in {folder_of(collection)} again."
+        )
+    return root
+
+
+def built_of(collection: bpy.types.Collection) -> dict[str, bpy.types.ID]:
+    """The datablocks of a place, by part, without objects that the user has deleted and their data.
+
+    But the empty at the viewpoint goes on carrying the others until it is put back.
+    """
+    there = {
+        key: item
+        for key, item in recorded(collection).items()
+        if key == "root" or not is_deleted(item)
+    }
+    return {key: item for key, item in there.items() if _SERVES.get(key, key) in there}
+
+
+def recorded(collection: bpy.types.Collection) -> dict[str, bpy.types.ID]:
+    """The datablocks of a place that are in the file, by part."""
+    return {key: item for key, item in collection[BUILT].items() if item is not None}
+
+
+def is_deleted(item: bpy.types.ID) -> bool:
+    """True for an object that the user has deleted, which only our record keeps in the file."""
+    return isinstance(item, bpy.types.Object) and not item.users_collection
+
+
+def tidy(collection: bpy.types.Collection) -> dict[str, bpy.types.ID]:
+    """Take away what the user's deleting has left behind, so that its name is free for what takes
+    its place; the datablocks that the place still has."""
+    built = built_of(collection)
+    keep(collection, built)
+    return built
+
+
+def keep(collection: bpy.types.Collection, built: Mapping[str, bpy.types.ID]) -> None:
+    """Record the datablocks of a place.
+
+    Earlier ones that are not among them any more go, unless something of the user's uses them.
+    """
+    earlier = [item for item in recorded(collection).values() if item not in built.values()]
+    ours = [*built.values(), *earlier]
+    collection[BUILT] = built
+    unused = earlier
+    while unused:
+        # In rounds, since an object uses its mesh, and a node group its images.
+        unused = [item for item in earlier if not item.users]
+        earlier = [item for item in earlier if item.users]
+        release(unused, ours)
+        delete(unused)
+
+
+def release(parents: Sequence[bpy.types.ID], ours: Sequence[bpy.types.ID]) -> None:
+    """Let objects of the user's that hang on one of `parents` stay where they are without it."""
+    for item in bpy.data.objects:
+        if item.parent in parents and item not in ours:
+            here = item.matrix_world.copy()
+            item.parent = None
+            item.matrix_world = here
+
+
+def delete(datablocks: Iterable[bpy.types.ID]) -> None:
+    bpy.data.batch_remove(list(datablocks))
+
+
+def shells_of(built: Mapping[str, bpy.types.ID]) -> list[bpy.types.Object]:
+    """The mesh objects of a place."""
+    return [built[key] for key in ("surface", "hull", "panes") if key in built]

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an artist does with a place that stands: look at its maps, catch shadows, save, remove."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import bpy
+import numpy as np
+
+from .... import maps
+from ....errors import OmnixError
+from .. import images, material
+from .building import set_cycles
+from .record import (
+    STATE,
+    built_of,
+    control,
+    delete,
+    folder_of,
+    keep,
+    maps_of,
+    name_of,
+    part,
+    places,
+    recorded,
+    release,
+    root_of,
+    shells_of,
+    tidy,
+)
+
+
+def show_map(collection: bpy.types.Collection, name: str | None) -> None:
+    """Show one map, unlit, on the surface; None shows the place again."""
+    if name is not None:
+        material.show_map(built_of(collection)["surface_group"], name)
+    control(collection, "Preview").default_value = float(name is not None)
+
+
+def shown_map(collection: bpy.types.Collection) -> str | None:
+    """The map that `show_map` shows now, if any."""
+    if control(collection, "Preview").default_value == 0.0:
+        return None
+    return material.shown_map(built_of(collection)["surface_group"])
+
+
+def set_shadow_catcher(collection: bpy.types.Collection, on: bool) -> None:
+    """Let the place show nothing but the shadows that fall on it (Cycles, film transparent).
+
+    Hull and panes too: behind a surface that is not seen they would be.
+    """
+    for item in shells_of(built_of(collection)):
+        item.is_shadow_catcher = on
+
+
+def is_shadow_catcher(collection: bpy.types.Collection) -> bool:
+    surface = part(collection, "surface")
+    return surface is not None and surface.is_shadow_catcher
+
+
+def set_collision(collection: bpy.types.Collection, on: bool) -> None:
+    """Let cloth, soft bodies and particles collide with the surface, or pass through again."""
+    surface = part(collection, "surface")
+    if surface is None:
+        raise OmnixError("The surface of the place was deleted; rebuild its geometry first.")
+    if on and _collision(surface) is None:
+        surface.modifiers.new("Collision", "COLLISION")
+    elif not on and _collision(surface) is not None:
+        surface.modifiers.remove(_collision(surface))
+
+
+def has_collision(collection: bpy.types.Collection) -> bool:
+    surface = part(collection, "surface")
+    return surface is not None and _collision(surface) is not None
+
+
+def _collision(surface: bpy.types.Object) -> bpy.types.CollisionModifier | None:
+    return next((item for item in surface.modifiers if item.type == "COLLISION"), None)
+
+
+def scale(collection: bpy.types.Collection, factor: float) -> None:
+    """Enlarge the place around the point of the floor below the viewpoint."""
+    root = root_of(collection)
+    root.location.z += (factor - 1.0) * collection[STATE]["camera_height"] * root.scale.z
+    root.scale = [value * factor for value in root.scale]
+
+
+def add_camera(
+    context: bpy.types.Context, collection: bpy.types.Collection, *, panoramic: bool = False
+) -> bpy.types.Object:
+    """The place's camera at the viewpoint, looking at the middle of the panorama; made the scene's
+    camera. `panoramic` renders the whole panorama (Cycles)."""
+    built = tidy(collection)
+    camera = built.get("camera")
+    if camera is None:
+        label, root = f"OmniX {name_of(collection)} Camera", root_of(collection)
+        data = bpy.data.cameras.new(label)
+        camera = bpy.data.objects.new(label, data)
+        camera.parent = root
+        collection.objects.link(camera)
+        keep(collection, built | {"camera": camera, "camera_data": data})
+    camera.location = (0.0, 0.0, 0.0)
+    camera.rotation_euler = (math.pi / 2, 0.0, -math.pi / 2)
+    camera.data.type = "PANO" if panoramic else "PERSP"
+    set_cycles(camera.data, "panorama_type", "EQUIRECTANGULAR")
+    context.scene.camera = camera
+    return camera
+
+
+def mark_asset(collection: bpy.types.Collection) -> None:
+    """Offer the place in the asset browser, with the picture of its panorama as preview."""
+    collection.asset_mark()
+    image = part(collection, "map_panorama") or part(collection, "source")
+    if image is None:
+        return
+    # The middle square of the panorama, reduced to the size that Blender stores.
+    pixels = images.read(image, 3)
+    side = pixels.shape[0]
+    steps = ((np.arange(256) + 0.5) * side / 256).astype(int)
+    square = pixels[steps][:, steps + (pixels.shape[1] - side) // 2]
+    rgba = np.ones((256, 256, 4), np.float32)
+    rgba[..., :3] = square[::-1]
+    collection.preview_ensure()
+    collection.preview.image_size = (256, 256)
+    collection.preview.image_pixels_float.foreach_set(rgba.ravel())
+
+
+def save_maps(collection: bpy.types.Collection, folder: Path) -> list[str]:
+    """Copy the maps as the place uses them, and its report, into a map set of their own.
+
+    The report names under `replaced` the files that the user has put in place of maps. A contact
+    sheet would not show them, nor what was painted on a map, and is left out then. Returns notes
+    for the user. Raises OmnixError when `folder` holds something else or cannot be written, or the
+    report is gone.
+    """
+    maps.refuse_unless_writable(folder)
+    source = folder_of(collection)
+    textures = {name: part(collection, f"map_{name}") for name in maps_of(collection)}
+    files = {name: Path(bpy.path.abspath(image.filepath)) for name, image in textures.items()}
+    own = maps.map_files(source)
+    replaced = {name: str(file) for name, file in files.items() if file != own.get(name)}
+    changed = [name for name in textures if name in replaced or textures[name].is_dirty]
+    report = maps.read_report(source) | {"replaced": replaced}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, spec in maps.MAPS.items():
+            if name in textures:
+                images.save(textures[name], folder / spec.filename, spec.colorspace)
+            else:
+                # Of an earlier set.
+                (folder / spec.filename).unlink(missing_ok=True)
+        sheet = folder / maps.PREVIEW
+        if changed or not (source / maps.PREVIEW).is_file():
+            sheet.unlink(missing_ok=True)
+        elif source != folder:
+            shutil.copyfile(source / maps.PREVIEW, sheet)
+        text = json.dumps(report, indent=2, ensure_ascii=False)
+        (folder / maps.REPORT).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OmnixError(
+            f"Maps cannot be written to {folder} ({error.strerror}); choose another folder."
+        ) from None
+    if not changed:
+        return []
+    return [f"There is no contact sheet, which would not show your own {', '.join(changed)}."]
+
+
+def remove(context: bpy.types.Context, collection: bpy.types.Collection) -> None:
+    """Take away a place, exactly what was built.
+
+    Objects that the user has put into its collection move to the scene's, and those that hang on
+    the place stay where they are; a mesh that they share with it is theirs now.
+    """
+    # Of a place that was copied, with its scene for one, some parts serve both.
+    shared = [
+        item for other in places() if other != collection for item in recorded(other).values()
+    ]
+    ours = [item for item in recorded(collection).values() if item not in shared]
+    release(ours, ours)
+    # With a mesh, Blender takes every object away that shows it.
+    shown = [item.data for item in bpy.data.objects if item not in ours]
+    delete([item for item in ours if item not in shown])
+    for item in list(collection.objects):
+        if not any(other is not collection for other in item.users_collection):
+            context.scene.collection.objects.link(item)
+    for child in list(collection.children):
+        if child.name not in context.scene.collection.children:
+            context.scene.collection.children.link(child)
+    bpy.data.collections.remove(collection)
