@@ -201,6 +201,10 @@ class MapSetWriter:
         # a folder that vanished under us is equally gone.
         shutil.rmtree(self._partial, ignore_errors=True)
 
+    def path(self, filename: str) -> Path:
+        """Where a file of the set lies until it is published."""
+        return self._partial / filename
+
     def write(self, name: str, array: np.ndarray) -> None:
         """Store one map (shape and values as in the module's table)."""
         from . import images
@@ -208,7 +212,7 @@ class MapSetWriter:
         spec = MAPS[name]
         stored = array * 0.5 + 0.5 if name == "normal" else array
         try:
-            images.write(self._partial / spec.filename, stored, spec.pixel_type)
+            images.write(self.path(spec.filename), stored, spec.pixel_type)
         except OSError as error:
             raise _unwritable(self.folder, error) from None
 
@@ -222,7 +226,7 @@ class MapSetWriter:
             if name in thumbnails
         }
         try:
-            images.write_contact_sheet(self._partial / PREVIEW, pictures)
+            images.write_contact_sheet(self.path(PREVIEW), pictures)
         except OSError as error:
             raise _unwritable(self.folder, error) from None
 
@@ -234,7 +238,7 @@ class MapSetWriter:
         """
         try:
             text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-            (self._partial / REPORT).write_text(text + "\n", encoding="utf-8")
+            self.path(REPORT).write_text(text + "\n", encoding="utf-8")
             self._replace()
         except OSError as error:
             raise _unwritable(self.folder, error) from None

@@ -24,7 +24,7 @@ class FakeEngine(BoxRoomEngine):
     """A box room engine whose `mode` says what its prediction does first.
 
     quick: nothing; slow: work that looks up now and then; deaf: work that never does, like a
-    forward pass; killed, crash, exit: the process ends; refuse, defect, memory: an exception.
+    forward pass; killed, crash, exit: the process ends; refuse, defect, memory, slim: an exception.
     """
 
     def __init__(self, mode: str = "quick") -> None:
@@ -60,6 +60,8 @@ class FakeEngine(BoxRoomEngine):
             raise TypeError("a defect")
         elif self.mode == "memory":
             raise MemoryError
+        elif self.mode == "slim":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
         return super().predict(panorama, maps, progress, cancelled, seed)
 
     def _work(self, progress, cancelled) -> None:

@@ -829,6 +829,29 @@ def test_saved_maps_have_a_contact_sheet_where_it_is_true(
     assert not sheet.exists()
 
 
+def test_maps_that_cannot_be_saved_leave_the_earlier_set(blender, build, room_folder, tmp_path):
+    collection = make(blender, build, room_folder)
+    there = tmp_path / "saved"
+    build.place.save_maps(collection, there)
+    before = {file.name: file.read_bytes() for file in there.iterdir()}
+    own = tmp_path / "own.exr"
+    own.write_bytes((room_folder / "depth.exr").read_bytes())
+    build.place.replace_map(collection, "depth", own)
+    build.place.replace_map(collection, "albedo", room_folder / "panorama.png")
+    own.unlink()
+    build.place.part(collection, "map_depth").reload()
+    with pytest.raises(RuntimeError, match=r"own.exr cannot be read"):
+        blender.ops.omnix.save_maps(directory=str(there))
+    assert {file.name: file.read_bytes() for file in there.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["room", "saved"]
+
+
+def test_a_colour_space_that_blender_has_not_is_named(blender, build, room_folder, tmp_path):
+    with pytest.raises(build.place.building.OmnixError, match="no Linear Mars, which the maps"):
+        build.place.building.images.load(room_folder / "albedo.png", "albedo", "Linear Mars")
+    assert not blender.data.images
+
+
 def test_a_map_shown_is_unlit(blender, build, room_folder):
     collection = make(blender, build, room_folder)
     build.place.show_map(collection, "roughness")

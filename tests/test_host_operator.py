@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -124,8 +125,6 @@ def test_a_new_extraction_tells_of_the_map_shown_that_it_lacks(
     blender.ops.omnix.extract_pbr(**arguments)
     blender.ops.omnix.show_map(map="albedo")
     capfd.readouterr()
-    blender.ops.omnix.extract_pbr(**arguments, maps={"depth"}, build=False)
-    assert "showed" not in capfd.readouterr().out
     blender.ops.omnix.extract_pbr(**arguments, maps={"depth"})
     assert host("build").place.shown_map(blender.data.collections["OmniX hall"]) is None
     # At the end of the job's own message, which the window shows.
@@ -186,15 +185,34 @@ def test_maps_of_an_unsaved_file_can_be_moved_beside_it(
     assert not blender.ops.omnix.move_maps.poll()
 
     blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
+    blender.ops.scene.new(type="LINK_COPY")
     assert blender.ops.omnix.move_maps() == {"FINISHED"}
 
     there = tmp_path / "omnix" / "hall"
     assert maps.is_map_set(there)
-    assert not first.exists()
-    assert Path(blender.path.abspath(blender.context.scene.omnix.folder)).samefile(there)
+    for scene in blender.data.scenes:
+        assert Path(blender.path.abspath(scene.omnix.folder)).samefile(there)
     files = {Path(blender.path.abspath(image.filepath)) for image in blender.data.images}
     assert {path.resolve() for path in files} == {*maps.map_files(there).values(), panorama}
     assert not blender.ops.omnix.move_maps.poll()
+    # Until the file is saved, it needs them where they were; a copy of it is another file.
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "copy.blend"), copy=True)
+    assert maps.is_map_set(first)
+    blender.ops.wm.save_mainfile()
+    assert not first.exists()
+
+
+def test_a_move_can_be_undone(blender, host, fake_worker, panorama, tmp_path):
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
+    there = tmp_path / "else" / "hall"
+    blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(there))
+    blender.ops.ed.undo_push(message="Before")
+    blender.ops.omnix.move_maps("EXEC_DEFAULT", True)
+    blender.ops.ed.undo()
+    blender.ops.wm.save_mainfile()
+    place = host("build").place
+    assert place.folder_of(place.find("hall")) == there
+    assert all(Path(blender.path.abspath(i.filepath)).is_file() for i in blender.data.images)
 
 
 def test_moving_refuses_to_overwrite(blender, fake_worker, panorama, tmp_path):
@@ -216,6 +234,64 @@ def test_maps_can_be_loaded_again(blender, fake_worker, panorama, tmp_path):
     assert "OmniX my maps" in blender.data.collections
     with pytest.raises(RuntimeError, match="is not a map set"):
         blender.ops.omnix.load_maps(directory=str(tmp_path))
+
+
+def test_maps_are_loaded_for_the_place_that_stands_on_them(
+    blender, fake_worker, host, panorama, tmp_path
+):
+    place, out = host("build").place, tmp_path / "maps"
+    blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(out), camera_height=2.5)
+    root = place.part(place.find("hall"), "root")
+    blender.ops.omnix.load_maps(directory=str(out))
+    assert [place.name_of(item) for item in place.places()] == ["hall"]
+    # As high as the set was made for, unless another height is asked for.
+    assert root.location.z == pytest.approx(2.5)
+    blender.ops.omnix.load_maps(directory=str(out), camera_height=2.0)
+    assert root.location.z == pytest.approx(2.0)
+    # Folders that are called alike are of two places.
+    for parent in ("one", "two"):
+        shutil.copytree(out, tmp_path / parent / "maps")
+        blender.ops.omnix.load_maps(directory=str(tmp_path / parent / "maps"))
+    blender.ops.omnix.load_maps(directory=str(tmp_path / "one" / "maps"))
+    folders = {place.name_of(item): place.folder_of(item) for item in place.places()}
+    assert folders == {
+        "hall": out,
+        "maps": tmp_path / "one" / "maps",
+        "maps-2": tmp_path / "two" / "maps",
+    }
+
+
+def test_maps_that_a_place_uses_are_not_left_out(blender, hall, panorama, tmp_path):
+    before = content(tmp_path / "maps")
+    arguments = {"filepath": str(panorama), "directory": str(tmp_path / "maps")}
+    with pytest.raises(RuntimeError, match="built from a depth map"):
+        blender.ops.omnix.extract_pbr(**arguments, maps={"albedo"})
+    with pytest.raises(RuntimeError, match=r"place hall uses the .*normal.* which would be lost"):
+        blender.ops.omnix.extract_pbr(**arguments, maps={"albedo", "depth"}, build=False)
+    assert content(tmp_path / "maps") == before
+    assert blender.ops.omnix.extract_pbr(**arguments, build=False) == {"FINISHED"}
+
+
+def test_a_new_extraction_keeps_the_users_own_maps(blender, hall, host, panorama, tmp_path, capfd):
+    place = host("build").place
+    mine = write_varied_png(blender, tmp_path / "mine.png")
+    blender.ops.omnix.replace_map(map="albedo", filepath=str(mine))
+    painted = place.part(hall, "map_roughness")
+    painted.pixels[0] = 0.25
+    blender.ops.omnix.show_map(map="albedo")
+    count = len(blender.data.images)
+    capfd.readouterr()
+    blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(tmp_path / "maps"))
+    assert "keeps your own albedo, roughness;" in capfd.readouterr().out
+    assert len(blender.data.images) == count
+    assert Path(place.part(hall, "map_albedo").filepath) == mine
+    assert place.shown_map(hall) == "albedo"
+    assert place.part(hall, "map_roughness") == painted
+    assert painted.pixels[0] == pytest.approx(0.25)
+    # They are given up one by one.
+    blender.ops.omnix.extract_map(map="roughness")
+    assert place.part(hall, "map_roughness").pixels[0] != pytest.approx(0.25)
+    assert list(place.own_maps(hall)) == ["albedo"]
 
 
 # One map again.
@@ -414,6 +490,26 @@ def test_panoramas_of_one_name_have_places_of_their_own(blender, fake_worker, ho
         assert maps.read_report(place.folder_of(collection))["source"]["path"] == str(file)
 
 
+def test_a_packed_panorama_and_a_file_of_one_name_are_two(blender, fake_worker, host, tmp_path):
+    place = host("build").place
+    file = write_varied_png(blender, tmp_path / "attic.png")
+    blender.ops.omnix.extract_pbr(filepath=str(file))
+    packed = blender.data.images.new("attic.exr", 128, 64)
+    packed.pixels.foreach_set(np.random.default_rng(1).random(128 * 64 * 4, np.float32))
+    packed.pack()
+    make_world(blender, packed)
+    for _ in range(2):  # the second renews its own, though what it was made from is gone
+        blender.ops.omnix.extract_pbr()
+        assert {place.name_of(item) for item in place.places()} == {"attic", "attic-2"}
+    # Maps that no place of this file stands on, made from a file that is gone.
+    for collection in list(place.places()):
+        place.remove(blender.context, collection)
+    (tmp_path / "sub").mkdir()
+    moved = file.rename(tmp_path / "sub" / "attic.png")
+    blender.ops.omnix.extract_pbr(filepath=str(moved))
+    assert [place.name_of(item) for item in place.places()] == ["attic"]
+
+
 def test_images_whose_names_blender_numbered_are_two(blender, host):
     for _ in range(2):
         blender.data.images.new("pano", 128, 64)
@@ -450,6 +546,81 @@ def test_a_project_can_be_moved_as_a_whole(blender, fake_worker, host, tmp_path)
     elsewhere.mkdir()
     blender.ops.wm.save_as_mainfile(filepath=str(elsewhere / "place.blend"))
     assert place.folder_of(place.find("attic")).samefile(there)
+
+
+def test_a_project_is_reached_through_a_link(blender, fake_worker, host, tmp_path):
+    (tmp_path / "disk").mkdir()
+    project = tmp_path / "project"
+    project.symlink_to(tmp_path / "disk")
+    file = write_varied_png(blender, project / "attic.png")
+    blender.ops.wm.save_as_mainfile(filepath=str(project / "place.blend"))
+    blender.ops.omnix.extract_pbr(filepath=str(file))
+    assert blender.context.scene.omnix.folder == "//omnix/attic"
+    place = host("build").place
+    collection = place.find("attic")
+    assert all(image.filepath.startswith("//") for image in place.own_maps(collection).values())
+    assert not place.own_maps(collection)
+    assert place.part(collection, "map_depth").filepath == "//omnix/attic/depth.exr"
+    # By its other path it is the same folder.
+    blender.ops.omnix.load_maps(directory=str(tmp_path / "disk" / "omnix" / "attic"))
+    assert blender.context.scene.omnix.folder == "//omnix/attic"
+    blender.ops.omnix.save_maps(directory=str(tmp_path / "disk" / "omnix" / "attic"))
+    assert maps.is_map_set(project / "omnix" / "attic")
+
+
+def test_a_relative_output_is_remembered_where_it_is(
+    blender, fake_worker, panorama, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    blender.ops.omnix.extract_pbr(filepath="hall.png", directory="maps")
+    assert blender.context.scene.omnix.folder == str(tmp_path / "maps")
+    with pytest.raises(RuntimeError, match=r"//maps is beside the .blend file, which is not saved"):
+        blender.ops.omnix.extract_pbr(filepath=str(panorama), directory="//maps")
+    (tmp_path / "maps").rename(tmp_path / "gone")
+    with pytest.raises(RuntimeError, match="cannot be opened; see whether it is still there"):
+        blender.ops.omnix.open_folder()
+
+
+def test_scenes_that_were_copied_have_a_place_each(blender, fake_worker, host, panorama, tmp_path):
+    place, out = host("build").place, str(tmp_path / "maps")
+    blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=out)
+    first = place.find("hall")
+    blender.ops.scene.new(type="FULL_COPY")
+    second = place.find("hall")
+    assert second != first
+    cut = [len(place.part(item, "surface").data.vertices) for item in (first, second)]
+    blender.ops.omnix.rebuild_place(name="hall", detail=64)
+    blender.ops.omnix.load_maps(directory=out, name="hall")
+    assert len(place.part(first, "surface").data.vertices) == cut[0]
+    assert len(place.part(second, "surface").data.vertices) < cut[1]
+    assert place.find("hall") == second
+    here = blender.context.scene.collection.children_recursive
+    assert [item for item in here if place.is_place(item)] == [second]
+
+
+def test_a_linked_place_is_left_to_its_own_file(blender, fake_worker, host, panorama, tmp_path):
+    place, out = host("build").place, str(tmp_path / "maps")
+    blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=out)
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "library.blend"))
+    blender.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
+    with blender.data.libraries.load(str(tmp_path / "library.blend"), link=True) as (_, linked):
+        linked.collections = ["OmniX hall"]
+    (library,) = linked.collections
+    blender.context.scene.collection.children.link(library)
+    assert not blender.ops.omnix.remove_place.poll()
+    assert list(place.places()) == []
+    blender.ops.omnix.load_maps(directory=out)
+    (own,) = place.places()
+    assert own.library is None and place.name_of(own) == "maps"
+    place.remove(blender.context, own)
+    blender.ops.omnix.load_maps(directory=out, name="hall")
+    other = blender.data.scenes.new("other")
+    other.collection.children.link(library)
+    with (
+        blender.context.temp_override(scene=other),
+        pytest.raises(RuntimeError, match="OmniX hall is linked from another file"),
+    ):
+        blender.ops.omnix.remove_place()
 
 
 def test_a_place_chosen_by_name_is_not_remembered(blender, enabled_extension):
@@ -550,15 +721,16 @@ def test_a_folder_of_the_users_is_not_touched(blender, fake_worker, panorama, tm
     assert content(out) == {"chapter.txt": b"one"}
 
 
-def test_maps_that_cannot_be_built_are_kept(blender, fake_worker, panorama, tmp_path):
+def test_maps_that_cannot_be_built_are_kept(blender, hall, host, panorama, tmp_path):
     out = tmp_path / "maps"
-    before = datablocks(blender)
-    with pytest.raises(RuntimeError, match=r"no depth map.*The maps are in"):
-        blender.ops.omnix.extract_pbr(
-            filepath=str(panorama), directory=str(out), maps={"albedo"}, build=True
-        )
-    assert maps.is_map_set(out)
-    assert datablocks(blender) == before
+    surface = host("build").place.part(hall, "surface")
+    blender.context.view_layer.objects.active = surface
+    blender.ops.object.mode_set(mode="EDIT")
+    (out / "albedo.png").unlink()
+    with pytest.raises(RuntimeError, match=r"Edit Mode.*The maps are in"):
+        blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(out))
+    assert (out / "albedo.png").is_file()
+    blender.ops.object.mode_set(mode="OBJECT")
 
 
 def test_an_external_python_that_is_none_is_named(blender, host, panorama, monkeypatch):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -286,6 +288,62 @@ def test_what_cannot_be_followed_is_said(blender, source):
     noise = world.node_tree.nodes.new("ShaderNodeVectorMath")
     world.node_tree.links.new(noise.outputs[0], nodes["texture"].inputs["Vector"])
     assert any("Vector Math" in note for note in source.from_world(world).notes)
+
+
+def test_a_world_turned_by_an_object_turns_the_place(blender, source, tmp_path):
+    """The usual empty in the Texture Coordinate node, as a render shows it."""
+    from mathutils import Euler
+
+    from blender_omnix.panorama import frames
+
+    world, nodes = make_world(blender, direction_image(blender))
+    links, coordinates = world.node_tree.links, nodes["coordinates"]
+    empty = blender.data.objects.new("Sun Dial", None)
+    blender.context.scene.collection.objects.link(empty)
+    empty.rotation_euler = TURN
+    blender.context.view_layer.update()
+    coordinates.object = empty
+    links.new(coordinates.outputs["Object"], nodes["mapping"].inputs["Vector"])
+    nodes["mapping"].inputs["Rotation"].default_value = (0.0, 0.0, 0.3)
+    found = source.showing(world)
+    assert found.turned_by is None
+    (note,) = found.notes
+    assert "Sun Dial turns the world's panorama" in note
+    nodes["texture"].interpolation = "Closest"
+    seen = 2.0 * render_panorama(blender, tmp_path / "seen.exr", 32) - 1.0
+    turn = np.array(Euler(found.rotation, "XYZ").to_matrix())
+    assert np.abs(seen - frames.directions(32, 64) @ turn.T).max() < 2 * np.pi / 64
+    links.new(coordinates.outputs["Normal"], nodes["mapping"].inputs["Vector"])
+    assert any("by Normal coordinates" in note for note in source.showing(world).notes)
+
+
+def test_nodes_that_change_the_colours_of_a_world_are_told(blender, source):
+    world, nodes = make_world(blender, generated(blender))
+    assert source.showing(world).notes == ()
+    colours = world.node_tree.nodes.new("ShaderNodeHueSaturation")
+    links = world.node_tree.links
+    links.new(nodes["texture"].outputs["Color"], colours.inputs["Color"])
+    links.new(colours.outputs["Color"], nodes["background"].inputs["Color"])
+    (note,) = source.from_world(world).notes
+    assert "also changes the panorama" in note and colours.name in note
+
+
+def test_scratch_files_that_cannot_be_written_are_told(
+    blender, host, source, refusal, tmp_path, monkeypatch
+):
+    image = generated(blender)
+    image.pixels[0] = 0.5
+    image.pack()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(refusal, match=r"temporary files, .*No space left.*free some space"):
+        source.from_image(image)
+    monkeypatch.setattr(host("paths").tempfile, "TemporaryDirectory", full)
+    with pytest.raises(refusal, match=r"No space left.*free some space"):
+        source.from_image(image)
 
 
 def test_the_panel_chooses(blender, source, refusal, tmp_path):

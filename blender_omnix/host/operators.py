@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import bpy
 
 from .. import maps
 from ..errors import OmnixError
-from . import job, paths, preferences, properties, renewal, source
+from . import job, moving, paths, preferences, properties, renewal, source
 
 
 def default_folder(name: str) -> tuple[Path, list[str]]:
@@ -35,38 +35,67 @@ def _named_apart(panorama: source.Source, *, in_default_folder: bool) -> source.
     place in this .blend, or maps in the folder where its own would go."""
     from .build import place
 
-    if panorama.scratch is not None:
-        return panorama  # known by its datablock, whose name is its own
     for number in itertools.count(1):
         name = panorama.name if number == 1 else f"{panorama.name}-{number}"
         standing = place.find(name)
         folders = [] if standing is None else [place.folder_of(standing)]
         if in_default_folder:
             folders.append(default_folder(name)[0])
-        if not any(_holds_another(folder, panorama.file) for folder in folders):
+        if not any(_holds_another(folder, panorama) for folder in folders):
             break
     return dataclasses.replace(panorama, name=name)
 
 
-def _holds_another(folder: Path, panorama: Path) -> bool:
-    """True where a map set was made from a file that is still there and is not this one."""
-    try:
-        made_from = Path(maps.read_report(folder)["source"]["path"])
-    except (OmnixError, KeyError):
-        return False
-    return panorama.is_file() and made_from.is_file() and not made_from.samefile(panorama)
+def _holds_another(folder: Path, panorama: source.Source) -> bool:
+    """True where the map set in a folder was made from another panorama.
 
-
-def _refuse_if_in_use(folder: Path, name: str) -> None:
-    """Raise OmnixError where new maps would replace those of a place with another name."""
+    It is the same where a place of these maps shows its datablock, or where the file that the
+    report records is it; where that is gone, as what was written for the worker is, its content
+    tells.
+    """
     from .build import place
 
-    for collection in place.places():
+    try:
+        recorded = maps.read_report(folder)["source"]
+        made_from, digest = Path(recorded["path"]), recorded["sha256"]
+    except (OmnixError, KeyError):
+        return False
+    image = bpy.data.images.get(panorama.image)
+    if image is not None and any(place.source_of(c) == image for c in place.made_from(folder)):
+        return False
+    if not panorama.file.is_file():
+        return False  # the worker says so
+    if made_from.is_file():
+        return not made_from.samefile(panorama.file)
+    with panorama.file.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() != digest
+
+
+def _refuse_to_lose_maps(folder: Path, name: str, wanted: set[str], *, build: bool) -> None:
+    """Raise OmnixError where new maps of the place `name` would leave a place without its own."""
+    from .build import place
+
+    if build and "depth" not in wanted:
+        raise OmnixError(
+            "A place is built from a depth map; choose Depth among the maps, or switch Build Place "
+            "off."
+        )
+    for collection in place.made_from(folder):
         other = place.name_of(collection)
-        if other != name and place.folder_of(collection).resolve() == folder.resolve():
+        if other != name:
             raise OmnixError(
                 f"{folder} holds the maps of the place {other}, which would be lost; choose "
                 "another folder, or leave Output empty."
+            )
+        missing = [
+            key
+            for key in place.maps_of(collection)
+            if key in maps.REQUESTABLE and key not in wanted
+        ]
+        if missing and not build:
+            raise OmnixError(
+                f"The place {name} uses the {', '.join(missing)} in {folder}, which would be lost; "
+                "choose these maps too, another folder, or Build Place."
             )
 
 
@@ -147,13 +176,12 @@ class OMNIX_OT_extract_pbr(Extraction, bpy.types.Operator):
             panorama = source.from_choices(context.scene)
         else:
             panorama = source.from_world(context.scene.world)
+        panorama = _named_apart(panorama, in_default_folder=not self.directory)
         if self.directory:
-            panorama = _named_apart(panorama, in_default_folder=False)
-            folder, notes = Path(bpy.path.abspath(self.directory)), []
-            _refuse_if_in_use(folder, panorama.name)
+            folder, notes = paths.chosen(self.directory), []
         else:
-            panorama = _named_apart(panorama, in_default_folder=True)
             folder, notes = default_folder(panorama.name)
+        _refuse_to_lose_maps(folder, panorama.name, self.maps, build=self.build)
         started = job.Job(
             source=panorama,
             folder=folder,
@@ -292,7 +320,7 @@ def _apply(ended: job.Job) -> None:
     if ended.renewal is None:
         if ended.build:
             # What the nested operator reports goes to the terminal alone.
-            ended.notes += _shown_no_more(ended.source.name, ended.folder)
+            ended.notes += _kept_and_lost(ended.source.name, ended.folder)
         bpy.ops.omnix.load_maps(
             "EXEC_DEFAULT",
             True,
@@ -329,7 +357,8 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
     )
     name: bpy.props.StringProperty(
         name="Name",
-        description="Name of the place. Empty takes the folder's",
+        description="Name of the place. Empty takes that of the place made from the folder, or the "
+        "folder's own",
         options={"SKIP_SAVE"},
     )
     image: bpy.props.StringProperty(
@@ -346,14 +375,17 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
     build: properties.build_property("SKIP_SAVE")
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        self.camera_height = context.scene.omnix.camera_height
         context.window_manager.fileselect_add(self)
         return {"RUNNING_MODAL"}
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        folder = Path(bpy.path.abspath(self.directory))
         try:
-            maps.read_report(folder)
+            folder = paths.chosen(self.directory)
+            report = maps.read_report(folder)
+            if not self.properties.is_property_set("camera_height"):
+                # What the depth was measured by.
+                recorded = report.get("settings", {}).get("camera_height")
+                self.camera_height = recorded or self.camera_height
             if self.build:
                 self._build(context, folder)
         except OmnixError as error:
@@ -366,9 +398,9 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
         # Imports numpy, for which enabling the add-on should not wait.
         from .build import build_place, place
 
-        name = self.name or folder.name
+        name = self.name or _name_for(folder)
         new = place.find(name) is None
-        notes = _shown_no_more(name, folder)
+        notes = _kept_and_lost(name, folder)
         collection = build_place(
             context,
             folder,
@@ -384,15 +416,38 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
             self.report({"WARNING"}, note)
 
 
-def _shown_no_more(name: str, folder: Path) -> list[str]:
-    """A note where the place of that name shows a map alone that the set in `folder` lacks."""
+def _name_for(folder: Path) -> str:
+    """The name of the place that stands on the maps in a folder, else the folder's, numbered where
+    a place made from another folder is called so."""
+    from .build import place
+
+    for standing in place.made_from(folder):
+        return place.name_of(standing)
+    numbered = (f"{folder.name}-{number}" for number in itertools.count(2))
+    names = itertools.chain([folder.name], numbered)
+    return next(name for name in names if place.find(name) is None)
+
+
+def _kept_and_lost(name: str, folder: Path) -> list[str]:
+    """Notes on what the place of that name keeps of the user's instead of the maps in `folder`, and
+    where it shows a map alone that these lack."""
     from .build import place
 
     standing = place.find(name)
-    shown = None if standing is None else place.shown_map(standing)
-    if shown is None or shown in maps.map_files(folder):
+    if standing is None:
         return []
-    return [f"The place showed its {shown} map, which the new maps lack; it shows itself again."]
+    notes, own = [], place.own_maps(standing)
+    if own:
+        notes.append(
+            f"The place keeps your own {', '.join(own)}; Replace Map or Extract Map Again gives it "
+            "the new."
+        )
+    shown = place.shown_map(standing)
+    if shown is not None and shown not in maps.map_files(folder) | own:
+        notes.append(
+            f"The place showed its {shown} map, which the new maps lack; it shows itself again."
+        )
+    return notes
 
 
 class OMNIX_OT_cancel(bpy.types.Operator):
@@ -437,7 +492,7 @@ class OMNIX_OT_open_log(bpy.types.Operator):
         return job.log_path() is not None
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
-        return bpy.ops.wm.path_open(filepath=str(job.log_path()))
+        return _open(self, str(job.log_path()))
 
 
 class OMNIX_OT_open_folder(bpy.types.Operator):
@@ -451,7 +506,16 @@ class OMNIX_OT_open_folder(bpy.types.Operator):
         return bool(context.scene.omnix.folder)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        return bpy.ops.wm.path_open(filepath=bpy.path.abspath(context.scene.omnix.folder))
+        return _open(self, bpy.path.abspath(context.scene.omnix.folder))
+
+
+def _open(operator: bpy.types.Operator, path: str) -> set[str]:
+    """Show a file or folder with the system's own program for it."""
+    try:
+        return bpy.ops.wm.path_open(filepath=path)
+    except RuntimeError:
+        operator.report({"ERROR"}, f"{path} cannot be opened; see whether it is still there.")
+        return {"CANCELLED"}
 
 
 class OMNIX_OT_move_maps(bpy.types.Operator):
@@ -467,47 +531,23 @@ class OMNIX_OT_move_maps(bpy.types.Operator):
         if not bpy.data.filepath:
             cls.poll_message_set("Save the file first")
             return False
-        return bool(folder) and Path(bpy.path.abspath(folder)).resolve().parent != _beside_blend()
+        parent = Path(bpy.path.abspath(folder)).resolve().parent
+        return bool(folder) and parent != _beside_blend().resolve()
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        choices = context.scene.omnix
-        here = Path(bpy.path.abspath(choices.folder)).resolve()
+        here = Path(bpy.path.abspath(context.scene.omnix.folder))
         there = _beside_blend() / here.name
         try:
-            maps.read_report(here)
-            maps.refuse_unless_writable(there)
-            if there.exists():
-                raise OmnixError(f"{there} exists already; move it away first.")
-            shutil.move(here, there)
+            moving.move(here, there)
         except OmnixError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        except OSError as error:
-            self.report({"ERROR"}, f"{here} cannot be moved to {there} ({error.strerror}).")
-            return {"CANCELLED"}
-        _tell_places(here, there)
-        for image in bpy.data.images:
-            if image.library is not None:
-                continue
-            file = Path(bpy.path.abspath(image.filepath)).resolve()
-            if file.parent == here:
-                image.filepath = bpy.path.relpath(str(there / file.name))
-        choices.folder = bpy.path.relpath(str(there))
-        self.report({"INFO"}, f"Maps are in {there}")
+        self.report({"INFO"}, f"Maps are in {there}; those in {here} go when the file is saved")
         return {"FINISHED"}
 
 
-def _tell_places(here: Path, there: Path) -> None:
-    """Places remember where their maps lie."""
-    from .build import place
-
-    for collection in place.places():
-        if place.folder_of(collection).resolve() == here:
-            place.set_folder(collection, bpy.path.relpath(str(there)))
-
-
 def _beside_blend() -> Path:
-    return Path(bpy.path.abspath("//")).resolve() / "omnix"
+    return Path(bpy.path.abspath("//")) / "omnix"
 
 
 CLASSES = (

@@ -1,17 +1,56 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a .blend file remembers where its maps lie."""
+"""Paths: those that the user gives, those that a .blend file remembers, and scratch folders."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import bpy
+
+from ..errors import OmnixError
+
+
+def chosen(path: str) -> Path:
+    """A path that the user gave as an absolute one; `//` is the folder of the .blend file.
+
+    Raises OmnixError for one with `//` while the file is not saved.
+    """
+    if path.startswith("//") and not bpy.data.filepath:
+        raise OmnixError(
+            f"{path} is beside the .blend file, which is not saved; save it, or choose another "
+            "place."
+        )
+    return Path(os.path.abspath(bpy.path.abspath(path)))
 
 
 def stored(path: Path | str) -> str:
     """A path as the file is to remember it: relative where it lies in the folder of the .blend, so
     that the folder can be moved as a whole; absolute elsewhere, and where the user prefers it."""
-    path = bpy.path.abspath(str(path))
+    path = os.path.abspath(bpy.path.abspath(str(path)))
+    if not bpy.data.filepath or not bpy.context.preferences.filepaths.use_relative_paths:
+        return path
     folder = Path(bpy.data.filepath).parent
-    wanted = bool(bpy.data.filepath) and bpy.context.preferences.filepaths.use_relative_paths
-    return bpy.path.relpath(path) if wanted and Path(path).is_relative_to(folder) else path
+    # As it is written, or else where links lead: a project may be reached in several ways.
+    for file, beside in ((Path(path), folder), (Path(path).resolve(), folder.resolve())):
+        if file.is_relative_to(beside):
+            return f"//{file.relative_to(beside)}"
+    return path
+
+
+def scratch() -> tempfile.TemporaryDirectory:
+    """A folder for the files of one job, which goes when it is dropped. Raises OmnixError."""
+    try:
+        return tempfile.TemporaryDirectory(prefix="omnix-", dir=bpy.app.tempdir or None)
+    except OSError as error:
+        raise unwritable(error) from None
+
+
+def unwritable(error: OSError) -> OmnixError:
+    """What to tell where a scratch file cannot be written."""
+    return OmnixError(
+        f"The folder for temporary files, {bpy.app.tempdir or tempfile.gettempdir()}, cannot be "
+        f"written to ({error.strerror or error}); free some space, or choose another in the "
+        "preferences (File Paths)."
+    )

@@ -7,13 +7,14 @@ scene's first.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import bpy
 
 from .. import maps
 from ..errors import OmnixError
-from . import job, operators, renewal, source
+from . import job, operators, paths, renewal, source
 
 MODES = (
     ("ORIGINAL", "Original Light", "The panorama's own light, unlit: true to the photograph"),
@@ -33,7 +34,13 @@ _CUT = ("detail", "jump", "fill", "smooth", "enclosed")
 
 def is_place(collection: bpy.types.Collection) -> bool:
     """As `build.place` says, without importing it: numpy can wait until there is a place."""
-    return "omnix_built" in collection
+    ours = collection.library is None and collection.override_library is None
+    return ours and "omnix_built" in collection
+
+
+def _linked(collections: Iterable[bpy.types.Collection]) -> bpy.types.Collection | None:
+    """A place among collections that belongs to another file."""
+    return next((c for c in collections if "omnix_built" in c and not is_place(c)), None)
 
 
 def active(context: bpy.types.Context) -> bpy.types.Collection | None:
@@ -59,7 +66,12 @@ class _PlaceOperator:
     def poll(cls, context: bpy.types.Context) -> bool:
         if any(map(is_place, bpy.data.collections)):
             return True
-        cls.poll_message_set("There is no place in this file")
+        linked = _linked(bpy.data.collections)
+        cls.poll_message_set(
+            "There is no place in this file"
+            if linked is None
+            else f"{linked.name} is linked from another file; change it there, or append it"
+        )
         return False
 
     def chosen(self, context: bpy.types.Context) -> bpy.types.Collection:
@@ -69,7 +81,9 @@ class _PlaceOperator:
         collection = place.find(self.name) if self.name else active(context)
         if collection is None:
             called = f"called {self.name} in this file" if self.name else "in this scene"
-            raise OmnixError(f"There is no place {called}.")
+            linked = _linked(context.scene.collection.children_recursive)
+            advice = f" {linked.name} is linked from another file: change it there, or append it."
+            raise OmnixError(f"There is no place {called}.{advice if linked else ''}")
         return collection
 
     def execute(self, context: bpy.types.Context) -> set[str]:
@@ -324,7 +338,7 @@ class OMNIX_OT_replace_map(_PlaceOperator, bpy.types.Operator):
     def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
         from .build import place
 
-        place.replace_map(collection, self.map, Path(bpy.path.abspath(self.filepath)))
+        place.replace_map(collection, self.map, paths.chosen(self.filepath))
 
 
 class OMNIX_OT_extract_map(operators.Extraction, _PlaceOperator, bpy.types.Operator):
@@ -382,7 +396,7 @@ class OMNIX_OT_save_maps(_PlaceOperator, bpy.types.Operator):
     def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
         from .build import place
 
-        for note in place.save_maps(collection, Path(bpy.path.abspath(self.directory))):
+        for note in place.save_maps(collection, paths.chosen(self.directory)):
             self.report({"WARNING"}, note)
 
 

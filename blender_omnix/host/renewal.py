@@ -15,7 +15,7 @@ import bpy
 
 from .. import maps
 from ..errors import OmnixError
-from . import source
+from . import paths, source
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def plan(
         )
     recorded = report["settings"]
     panorama = _panorama(collection, Path(report["source"]["path"]))
-    scratch = tempfile.TemporaryDirectory(prefix="omnix-")
+    scratch = paths.scratch()
     renewal = Renewal(place.name_of(collection), name, folder, scratch)
     return renewal, panorama, recorded | {"maps": [name]}
 

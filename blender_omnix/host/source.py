@@ -12,6 +12,7 @@ import bpy
 from mathutils import Euler, Matrix
 
 from ..errors import OmnixError
+from . import paths
 
 # What Mapping nodes may do besides turning before it counts as doing it.
 _TOLERANCE = 1e-5
@@ -78,8 +79,11 @@ def from_choices(scene: bpy.types.Scene) -> Source:
 
 
 def from_file(path: str) -> Source:
-    """The panorama in a file. Whether it can be used is for the worker to say."""
-    file = Path(bpy.path.abspath(path))
+    """The panorama in a file. Whether it can be used is for the worker to say.
+
+    Raises OmnixError for one beside a .blend file that is not saved.
+    """
+    file = paths.chosen(path)
     return Source(file, file.stem)
 
 
@@ -133,7 +137,7 @@ def showing(world: bpy.types.World | None) -> Showing:
     *shaders, node = _path_to_environment(world)
     rotation, turned_by, rotation_notes = _rotation(world, node)
     strength, strengthened_by, strength_notes = _strength(world, shaders)
-    notes = (*rotation_notes, *strength_notes)
+    notes = (*rotation_notes, *strength_notes, *_colour_notes(shaders))
     return Showing(rotation, strength, turned_by, strengthened_by, notes)
 
 
@@ -190,8 +194,15 @@ def _rotation(
     lookup = Matrix.Identity(3)
     turning = []
     notes = []
-    upstream = _linked(node.inputs["Vector"])
-    while upstream is not None and upstream.bl_idname != "ShaderNodeTexCoord":
+    by_object = None
+    link = _link(node.inputs["Vector"])
+    while link is not None:
+        upstream = link.from_node
+        if upstream.bl_idname == "ShaderNodeTexCoord":
+            by_object, coordinate_notes = _coordinates(upstream, link.from_socket.identifier)
+            lookup = lookup if by_object is None else lookup @ by_object
+            notes += coordinate_notes
+            break
         if upstream.bl_idname not in {"ShaderNodeMapping", "NodeReroute"}:
             notes.append(
                 f"The world's node {upstream.name} also moves the panorama; "
@@ -203,7 +214,7 @@ def _rotation(
             lookup = lookup @ turn
             turning.append(upstream)
             notes += turn_notes
-        upstream = _linked(upstream.inputs[0])
+        link = _link(upstream.inputs[0])
     turned_by = None
     if len(turning) > 1:
         names = " and ".join(mapping.name for mapping in turning)
@@ -211,11 +222,27 @@ def _rotation(
             f"The world's nodes {names} turn the panorama together; "
             "the place has their rotation, and does not follow when it changes."
         )
-    elif turning and not turning[0].inputs["Rotation"].is_linked:
+    elif turning and by_object is None and not turning[0].inputs["Rotation"].is_linked:
         (mapping,) = turning
         inverse = mapping.vector_type == "TEXTURE"
         turned_by = _dial(world, mapping.inputs["Rotation"], inverse=inverse)
     return tuple(lookup.to_euler("XYZ")), turned_by, notes
+
+
+def _coordinates(node: bpy.types.Node, socket: str) -> tuple[Matrix | None, list[str]]:
+    """The rotation that an object gives the coordinates of a world, and notes."""
+    if socket == "Object" and node.object is not None:
+        turn = node.object.matrix_world.to_quaternion().to_matrix().inverted()
+        return turn, [
+            f"The object {node.object.name} turns the world's panorama; the place has that "
+            "rotation, and does not follow when it changes."
+        ]
+    if socket not in {"Generated", "Object"}:
+        return None, [
+            f"The world's panorama is looked up by {socket} coordinates; the place takes them for "
+            "Generated."
+        ]
+    return None, []
 
 
 def _dial(world: bpy.types.World, socket: bpy.types.NodeSocket, *, inverse: bool = False) -> Dial:
@@ -251,8 +278,8 @@ def _mapping(node: bpy.types.Node) -> tuple[Matrix, list[str]]:
     return turn.transposed() if node.vector_type == "TEXTURE" else turn, notes
 
 
-def _linked(socket: bpy.types.NodeSocket) -> bpy.types.Node | None:
-    return socket.links[0].from_node if socket.is_linked else None
+def _link(socket: bpy.types.NodeSocket) -> bpy.types.NodeLink | None:
+    return socket.links[0] if socket.is_linked else None
 
 
 def _strength(
@@ -268,11 +295,26 @@ def _strength(
     return 1.0, None, []
 
 
+def _colour_notes(shaders: list[bpy.types.Node]) -> list[str]:
+    """Notes on the nodes between the Background node and the texture, which change its colours."""
+    kinds = [node.bl_idname for node in shaders]
+    after = kinds.index("ShaderNodeBackground") + 1 if "ShaderNodeBackground" in kinds else 0
+    passing = {"NodeReroute", "NodeGroupInput", "NodeGroupOutput", "ShaderNodeGroup"}
+    between = [n for n in shaders[after:] if after and n.bl_idname not in passing]
+    return [
+        f"The world's node {node.name} also changes the panorama; the place does not follow it."
+        for node in between
+    ]
+
+
 def _unpacked(image: bpy.types.Image, name: str) -> Source:
     """The packed bytes as they are, in a file of the same kind."""
     suffix = Path(image.filepath).suffix or _SUFFIXES.get(image.file_format, ".png")
     scratch, file = _scratch(name, suffix)
-    file.write_bytes(image.packed_file.data)
+    try:
+        file.write_bytes(image.packed_file.data)
+    except OSError as error:
+        raise paths.unwritable(error) from None
     return Source(file, name, image.name, scratch=scratch)
 
 
@@ -296,5 +338,5 @@ def _exported(image: bpy.types.Image, name: str) -> Source:
 
 def _scratch(name: str, suffix: str) -> tuple[tempfile.TemporaryDirectory, Path]:
     """A folder for one file that goes when the job's source is dropped."""
-    folder = tempfile.TemporaryDirectory(prefix="omnix-", dir=bpy.app.tempdir or None)
+    folder = paths.scratch()
     return folder, Path(folder.name) / f"{bpy.path.clean_name(name)}{suffix}"

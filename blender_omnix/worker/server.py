@@ -139,6 +139,13 @@ class Worker:
             self._events.send(type="cancelled", job=job)
         except OmnixError as error:
             self._events.send(type="failed", job=job, message=str(error))
+        except ModuleNotFoundError as error:
+            traceback.print_exc()
+            message = (
+                f"The Python of the worker, {sys.executable}, has no {error.name}; in the "
+                "preferences of the extension, name one that has it as External Python."
+            )
+            self._events.send(type="failed", job=job, message=message)
         except MemoryError:
             traceback.print_exc()
             self._drop_engine()

@@ -20,14 +20,22 @@ _LINEAR_FILES = (".exr", ".hdr")
 def load(path: Path | str, name: str, colorspace: str) -> bpy.types.Image:
     """A new image datablock for a file; one that the user has of the same file is left alone.
 
-    Raises OmnixError, naming the file, when it is missing or no image.
+    Raises OmnixError, naming the file, when it is missing or no image, or when this Blender knows
+    no such colour space.
     """
     try:
         image = bpy.data.images.load(paths.stored(path), check_existing=False)
     except RuntimeError:
         raise OmnixError(f"{path} cannot be read as an image; choose another file.") from None
     image.name = name
-    image.colorspace_settings.name = colorspace
+    try:
+        image.colorspace_settings.name = colorspace
+    except TypeError:
+        bpy.data.images.remove(image)
+        raise OmnixError(
+            f"Blender's colour management has no {colorspace}, which the maps need; use the "
+            "OpenColorIO configuration that comes with Blender."
+        ) from None
     if image.size[0] == 0 or image.size[1] == 0:
         bpy.data.images.remove(image)
         raise OmnixError(f"{path} is damaged; choose another file, or extract the panorama again.")

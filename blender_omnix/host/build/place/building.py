@@ -27,6 +27,7 @@ from .record import (
     keep,
     maps_of,
     name_of,
+    own_maps,
     part,
     recorded,
     release,
@@ -79,10 +80,10 @@ def build_place(
 
     The viewpoint of a new place lies `camera_height` metres above z = 0 and looks as the panorama
     does: its centre is +X. A place that stands is given the new maps and geometry; where it
-    stands, its controls and what the user has done to its objects stay, and so do its `settings`
-    where none are given. One that showed a map which it has no more shows itself again. `source`
-    is the image of the panorama where it is loaded already; else the file that the report names
-    is, or failing that `panorama.png`.
+    stands, its controls, the user's own maps (see `own_maps`) and what else the user has done to
+    it stay, and so do its `settings` where none are given. One that showed a map which it has no
+    more shows itself again. `source` is the image of the panorama where it is loaded already; else
+    the file that the report names is, or failing that `panorama.png`.
 
     Raises OmnixError, with the scene unchanged, when the maps cannot be read.
     """
@@ -92,13 +93,16 @@ def build_place(
     kept = collection is not None and settings is None
     if settings is None:
         settings = Settings() if collection is None else settings_of(collection)
-    textures = images.load_maps(folder, name)
+    loaded = images.load_maps(folder, name)
+    own = {} if collection is None else own_maps(collection)
+    textures = loaded | own
     try:
         cut = _cut(textures, settings)
         source, gain, own_source = _radiance(folder, name, textures, source)
     except OmnixError:
-        delete(textures.values())
+        delete(loaded.values())
         raise
+    delete(loaded[key] for key in loaded if key in own)
 
     if collection is None:
         collection = bpy.data.collections.new(f"OmniX {name}")

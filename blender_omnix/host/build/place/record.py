@@ -31,11 +31,13 @@ _SERVES = {
 
 
 def is_place(collection: bpy.types.Collection) -> bool:
-    return BUILT in collection
+    """True for a place of this file. One that is linked from another cannot be changed here."""
+    ours = collection.library is None and collection.override_library is None
+    return ours and BUILT in collection
 
 
 def places() -> Iterator[bpy.types.Collection]:
-    """The collections in this file that are places."""
+    """The collections that are places of this file."""
     return filter(is_place, bpy.data.collections)
 
 
@@ -45,8 +47,30 @@ def name_of(collection: bpy.types.Collection) -> str:
 
 
 def find(name: str) -> bpy.types.Collection | None:
-    """The place called `name`, whatever its collection is called by now."""
-    return next((item for item in places() if name_of(item) == name), None)
+    """The place called `name`, whatever its collection is called by now; where a scene was copied
+    with its places, that of the scene at hand."""
+    called = [item for item in places() if name_of(item) == name]
+    here = bpy.context.scene.collection.children_recursive
+    return next((item for item in called if item in here), called[0] if called else None)
+
+
+def made_from(folder: Path) -> list[bpy.types.Collection]:
+    """The places whose maps lie in `folder`."""
+    wanted = folder.resolve()
+    return [item for item in places() if folder_of(item).resolve() == wanted]
+
+
+def own_maps(collection: bpy.types.Collection) -> dict[str, bpy.types.Image]:
+    """The maps of a place that are the user's: a file that was put in place of one of the set, and
+    what was painted and not saved."""
+    folder, built = folder_of(collection).resolve(), built_of(collection)
+    shown = {name: built[f"map_{name}"] for name in maps_of(collection)}
+    return {
+        name: image
+        for name, image in shown.items()
+        if image.is_dirty
+        or Path(bpy.path.abspath(image.filepath)).resolve() != folder / maps.MAPS[name].filename
+    }
 
 
 def part(collection: bpy.types.Collection, key: str) -> bpy.types.ID | None:

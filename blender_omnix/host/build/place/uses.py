@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -24,6 +23,7 @@ from .record import (
     keep,
     maps_of,
     name_of,
+    own_maps,
     part,
     places,
     recorded,
@@ -134,36 +134,30 @@ def save_maps(collection: bpy.types.Collection, folder: Path) -> list[str]:
 
     The report names under `replaced` the files that the user has put in place of maps. A contact
     sheet would not show them, nor what was painted on a map, and is left out then. Returns notes
-    for the user. Raises OmnixError when `folder` holds something else or cannot be written, or the
-    report is gone.
+    for the user. Raises OmnixError, with an earlier set in `folder` as it was, when that holds
+    something else or cannot be written, or when a map or the report is gone.
     """
-    maps.refuse_unless_writable(folder)
     source = folder_of(collection)
     textures = {name: part(collection, f"map_{name}") for name in maps_of(collection)}
     files = {name: Path(bpy.path.abspath(image.filepath)) for name, image in textures.items()}
     own = maps.map_files(source)
     replaced = {name: str(file) for name, file in files.items() if file != own.get(name)}
-    changed = [name for name in textures if name in replaced or textures[name].is_dirty]
+    changed = list(own_maps(collection))
     report = maps.read_report(source) | {"replaced": replaced}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, spec in maps.MAPS.items():
-            if name in textures:
-                images.save(textures[name], folder / spec.filename, spec.colorspace)
-            else:
-                # Of an earlier set.
-                (folder / spec.filename).unlink(missing_ok=True)
-        sheet = folder / maps.PREVIEW
-        if changed or not (source / maps.PREVIEW).is_file():
-            sheet.unlink(missing_ok=True)
-        elif source != folder:
-            shutil.copyfile(source / maps.PREVIEW, sheet)
-        text = json.dumps(report, indent=2, ensure_ascii=False)
-        (folder / maps.REPORT).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OmnixError(
-            f"Maps cannot be written to {folder} ({error.strerror}); choose another folder."
-        ) from None
+    with maps.MapSetWriter(folder) as writer:
+        try:
+            for name, image in textures.items():
+                spec = maps.MAPS[name]
+                images.save(image, writer.path(spec.filename), spec.colorspace)
+            sheet = source / maps.PREVIEW
+            if not changed and sheet.is_file():
+                shutil.copyfile(sheet, writer.path(maps.PREVIEW))
+        except OSError as error:
+            raise OmnixError(
+                f"Maps cannot be written to {folder} ({error.strerror or error}); choose another "
+                "folder."
+            ) from None
+        writer.publish(report)
     if not changed:
         return []
     return [f"There is no contact sheet, which would not show your own {', '.join(changed)}."]
