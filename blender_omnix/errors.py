@@ -15,6 +15,11 @@ class Cancelled(Exception):
     """The user asked to stop; nothing was written."""
 
 
+def unreachable(error: OSError) -> OmnixError:
+    """What to tell of a path that the system refuses to look at."""
+    return OmnixError(f"{error.filename} cannot be reached ({error.strerror}); check the path.")
+
+
 LONGEST_NAME = 255  # bytes of one part of a path, on every usual file system
 
 

@@ -64,6 +64,8 @@ class Settings:
             )
         if not -20.0 <= self.exposure <= 20.0:
             raise OmnixError(f"The exposure {self.exposure:g} is not between -20 and 20 stops.")
+        if abs(self.seed) >= 2**63:
+            raise OmnixError(f"The seed {self.seed} is not a number of 64 bits; choose a smaller.")
 
 
 @dataclass(frozen=True)
@@ -137,13 +139,16 @@ def extract(
             stages.cancelled,
             settings.seed,
         )
+        _refuse_broken(prediction, engine)
         if "sky" in prediction:
             prediction["sky"] = sky.keep_certain(prediction["sky"])
         _flatten(prediction)
         factor, note = _metric_factor(prediction, settings.camera_height)
         notes += note + engine.warnings(settings.maps)
 
-        small = _write_maps(writer, stages, linear, encoded, prediction, factor, settings.maps)
+        small = _write_maps(
+            writer, stages, linear, encoded, prediction, factor, settings.maps, source.linear
+        )
 
         stages.enter("Checking", _SAVED)
         checked = checks.check(small, small["panorama"])
@@ -212,6 +217,16 @@ def _wanted(requested: Collection[str], engine: Engine) -> tuple[str, ...]:
     return tuple(name for name in maps.REQUESTABLE if name in wanted & engine.makes)
 
 
+def _refuse_broken(prediction: Prediction, engine: Engine) -> None:
+    """Raise OmnixError for maps that are not numbers: what follows would make them look sound."""
+    broken = [name for name, array in prediction.items() if not np.isfinite(array).all()]
+    if broken:
+        raise OmnixError(
+            f"The {engine.name} engine gave no numbers for {', '.join(broken)}: it may have "
+            "overflowed at reduced precision, or its weights are damaged."
+        )
+
+
 def _flatten(prediction: Prediction) -> None:
     """Smooth the predicted depth along the planes that the predicted normals tell of."""
     if "depth" in prediction and "normal" in prediction:
@@ -240,6 +255,7 @@ def _write_maps(
     prediction: Prediction,
     factor: float,
     requested: Collection[str],
+    is_hdr: bool,
 ) -> dict[str, np.ndarray]:
     """Bring each map to full size, write it and keep a small copy for checks and preview."""
     height, width = encoded.shape[:2]
@@ -256,7 +272,7 @@ def _write_maps(
 
     stages.enter("Emission", _PREDICTED)
     radiance, glow = emitters.emission(
-        linear, encoded, empty, prediction.get("albedo"), prediction.get("normal")
+        linear, empty, prediction.get("albedo"), prediction.get("normal"), is_hdr=is_hdr
     )
     if "emission" in requested:
         write("emission", radiance, _PREDICTED)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 HDR_SUFFIXES = (".exr", ".hdr")
+_LINEAR = ("openexr", "hdr")  # OpenImageIO's names of their formats
 LDR_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 _BAND_ROWS = 256
 _PNG_END = b"IEND\xaeB`\x82"
@@ -61,10 +62,16 @@ def read_panorama(path: Path | str, max_width: int | None = None) -> Panorama:
             notes.append("The image is grey; its three colour channels were taken as equal.")
         if spec.alpha_channel >= 0:
             notes.append("The image has an alpha channel, which was ignored.")
+        # By what it holds: readers go by that, whatever its name says.
+        linear = source.format_name() in _LINEAR or str(spec.format) in ("half", "float")
+        if path.suffix.lower() in HDR_SUFFIXES and not linear:
+            notes.append(
+                f"The file is called {path.suffix} but holds a {source.format_name()} picture; its "
+                "values were taken as encoded, with light of limited range."
+            )
         pixels, flaws = _read_colour(source, path, channels, height)
     finally:
         source.close()
-    linear = path.suffix.lower() in HDR_SUFFIXES or str(spec.format) in ("half", "float")
     return Panorama(pixels, linear, spec.width, spec.height, flaws, tuple(notes))
 
 
@@ -98,7 +105,7 @@ def _choose_layer(source: Any, path: Path) -> tuple[list[int], list[str]]:
     """
     if source.format_name() != "openexr":
         spec = source.spec()
-        return _colour_layers(spec).get("") or _few_channels(spec), []
+        return _colour_layers(spec).get("") or _few_channels(spec, path), []
     found: list[tuple[str, int, list[int]]] = []  # name, part of the file, channels
     plain = []
     part = 0
@@ -120,7 +127,7 @@ def _choose_layer(source: Any, path: Path) -> tuple[list[int], list[str]]:
         )
     if not found:
         source.seek_subimage(0, 0)
-        return _few_channels(source.spec()), []
+        return _few_channels(source.spec(), path), []
     name, part, channels = (combined or plain or found)[0]
     source.seek_subimage(part, 0)
     noted = len(found) > 1 and name
@@ -140,9 +147,11 @@ def _colour_layers(spec: Any) -> dict[str, list[int]]:
     }
 
 
-def _few_channels(spec: Any) -> list[int]:
+def _few_channels(spec: Any, path: Path) -> list[int]:
     """Three channels of an image that names no colours; a grey image gives its one three times."""
     colour = [index for index in range(spec.nchannels) if index != spec.alpha_channel]
+    if not colour:
+        raise OmnixError(f"{path} holds nothing but an alpha channel; choose another image.")
     return colour[:3] if len(colour) >= 3 else [colour[0]] * 3
 
 

@@ -149,10 +149,28 @@ def test_one_bad_file_fails_the_check_and_is_named(capsys, root, spoil, words):
 
 
 def test_a_copied_adapter_is_found_out(capsys, root):
-    shutil.copy(root / "rgb_to_normal/rgb" / FILE, root / "rgb_to_normal/normal" / FILE)
+    one, other = (root / "rgb_to_normal" / name / FILE for name in ("rgb", "normal"))
+    shutil.copy(one, other)
+    code, _, err = run(capsys, "check", root, "--base", MODEL)
+    assert code == 1
+    assert f"{one} is a copy of {other}" in err
+    # Whatever else the file says.
+    save_file(load_file(one), other, {"author": "somebody"})
     code, _, err = run(capsys, "check", root, "--base", MODEL)
     assert code == 1
     assert "does exactly what another adapter does" in err
+
+
+def test_the_adapters_of_another_task_are_found_out(capsys, root):
+    for task in ("rgb", "normal"):
+        taken = root / "rgb_camray_to_normal" / task / FILE
+        shutil.copy(taken, root / "rgb_to_normal" / task / FILE)
+    code, found = checked(capsys, root)
+    assert code == 1
+    refused = [
+        a["file"] for a in found["adapters"] if any("is a copy of" in r for r in a["refusals"])
+    ]
+    assert len(refused) == 4
 
 
 def test_an_adapter_lost_in_its_rounding_has_no_effect(capsys, tmp_path):
@@ -260,14 +278,14 @@ def test_a_task_is_found_in_batch_order_or_not_at_all(root):
 
 
 def network(folder: Path, **metadata: str) -> dict[str, torch.Tensor]:
-    """A network of one convolution and two adapters for it; returns an adapter's tensors."""
+    """A network of one convolution and two adapters for it; returns the tensors of one."""
     base = {"up.conv.weight": torch.randn(4, 3, 3, 3), "up.conv.bias": torch.zeros(4)}
     save_file(base, folder / find.BASE_NAME, metadata)
-    pair = {
-        "up.conv.lora_A.weight": torch.randn(2, 3, 3, 3),
-        "up.conv.lora_B.weight": torch.randn(4, 2, 1, 1),
-    }
     for name in ("albedo", "depth"):
+        pair = {
+            "up.conv.lora_A.weight": torch.randn(2, 3, 3, 3),
+            "up.conv.lora_B.weight": torch.randn(4, 2, 1, 1),
+        }
         save_file(pair, folder / f"{name}.safetensors")
     return pair
 
@@ -292,6 +310,9 @@ def test_an_engine_may_measure_adapters_beside_their_network(tmp_path):
     assert albedo.measured == numbers["albedo"]
     assert albedo.refusals == []
     assert "changes nothing in the model's output" in depth.refusals[0]
+    del numbers["depth"]
+    _, stray = check(tmp_path, measure=lambda folder: numbers)[0]
+    assert "is loaded by no engine" in stray.refusals[0]
 
 
 def test_the_shipped_compact_adapters_are_well(capsys):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import pytest
@@ -16,6 +17,7 @@ from blender_omnix.adapters.convert import convert
 from blender_omnix.adapters.header import read_header
 from blender_omnix.adapters.inspection import inspect
 from blender_omnix.adapters.record import RECORD
+from blender_omnix.adapters.values import raw
 from blender_omnix.errors import OmnixError
 from tests.adapter_files import ADAPTER, PREFIX, Tensors, changes, fused, good, kohya, save
 
@@ -70,6 +72,22 @@ def test_foreign_to_peft_and_back(tmp_path, form, kind, alpha):
     assert same_bits(load_file(back), source)
     with safe_open(back, "pt") as file:
         assert file.metadata() == {"author": "somebody"}
+
+
+def test_a_file_is_opened_once_however_many_tensors_it_holds(tmp_path):
+    """A published adapter has 456; some systems let a process open 256."""
+    resource = pytest.importorskip("resource")
+    source = save(tmp_path, good())
+    header = read_header(source)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 64
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, used + 16), hard))
+    try:
+        assert len([raw(header, name) for name in header.tensors]) == 42
+        convert(source, tmp_path / "there.safetensors", "kohya")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert same_bits(load_file(source), good())
 
 
 @pytest.mark.parametrize("alpha", [1.0, 5.0, 12.0])

@@ -87,6 +87,10 @@ HOSTILE = {
     "shape of truths": (described({"a": entry(shape=[True])}), "tensor a has a shape"),
     "many dimensions": (described({"a": entry(shape=[1] * 99)}), "tensor a has a shape"),
     "huge shape": (described({"a": entry(shape=[2**47, 2**47])}), "tensor a is declared F32"),
+    "huge shape of nothing": (
+        described({"a": entry(0, 0, [0, 4, 2**47, 2**47])}, b""),
+        "tensor a has a shape that is larger than any memory",
+    ),
     "falling offsets": (described({"a": entry(16, 0)}), "tensor a has offsets"),
     "fractional offsets": (described({"a": entry(0, 16.0)}), "tensor a has offsets"),
     "shape and bytes differ": (described({"a": entry(shape=[5])}), "declared F32 .* 16 bytes"),

@@ -256,6 +256,15 @@ HOSTILE_METADATA = {
 }
 
 
+def test_a_pair_without_a_rank_is_refused_whatever_the_metadata_say(tmp_path):
+    tensors = good()
+    first = next(key.split(".lora_")[0] for key in tensors)
+    down, up = (next(k for k in tensors if k.startswith(f"{first}.lora_{s}")) for s in "AB")
+    tensors[down], tensors[up] = tensors[down][:0], tensors[up][:, :0]
+    found = inspect(save(tmp_path, tensors, alpha="4"), SHAPES)
+    assert not found.ok
+
+
 @pytest.mark.parametrize(("metadata", "words"), HOSTILE_METADATA.values(), ids=HOSTILE_METADATA)
 def test_metadata_that_would_change_the_scale_is_refused(tmp_path, metadata, words):
     found = inspect(save(tmp_path, good(), **metadata), SHAPES)

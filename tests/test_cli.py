@@ -39,6 +39,21 @@ def test_a_missing_file_gives_one_sentence(tmp_path):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("command", [("extract", "--out", "out"), ("adapters", "check")])
+def test_a_path_that_the_system_refuses_gives_one_sentence(tmp_path, command):
+    """Longer than any system takes, though no part of it is."""
+    first, *rest = command
+    deep = "/".join(["x" * 200] * 40)
+    result = run(
+        *([first, deep, *rest] if first == "extract" else [*command, deep]),
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+    )
+    assert result.returncode == 1
+    assert "cannot be reached" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_an_option_of_the_other_engine_is_not_ignored(tmp_path):
     result = run("extract", "a.exr", "--out", tmp_path, "--fp8")
     assert result.returncode == 1

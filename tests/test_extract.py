@@ -170,6 +170,38 @@ def test_the_report_names_the_source_wherever_one_stands(tmp_path, source, monke
     assert report["source"]["path"] == str(tmp_path / source.name)
 
 
+@pytest.mark.parametrize("name", ["normal", "depth"])
+def test_a_map_that_is_no_number_is_refused(tmp_path, source, name):
+    """Finishing would make it look sound: no direction is one that faces the viewer."""
+
+    class Overflown(BoxRoomEngine):
+        def predict(self, *arguments, **named):
+            prediction = super().predict(*arguments, **named)
+            prediction[name] = prediction[name].copy()
+            prediction[name][0, 0] = np.nan
+            return prediction
+
+    with pytest.raises(OmnixError, match=f"gave no numbers for {name}"):
+        extract(source, tmp_path / "out", engine=Overflown())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("exposure", [-1.0, 1.0])
+def test_what_emits_in_a_picture_does_not_depend_on_the_exposure(tmp_path, exposure):
+    from PIL import Image
+
+    picture = (box_room(128)["picture"] * 255).astype(np.uint8)
+    picture[20:30, 40:60], picture[20:30, 140:160] = 255, 237  # clipped, and bright
+    Image.fromarray(picture).save(tmp_path / "room.png")
+    found = []
+    for stops in (0.0, exposure):
+        run(tmp_path / "room.png", tmp_path / "out", exposure=stops)
+        found.append(maps.load(tmp_path / "out", ("emission",))["emission"])
+    assert found[0][22:28, 44:56].min() > 0.9
+    assert found[0][22:28, 144:156].max() == 0.0
+    np.testing.assert_array_equal(*found)
+
+
 def test_a_map_the_engine_cannot_make_is_refused(tmp_path, source):
     with pytest.raises(OmnixError, match="makes no semantic map"):
         run(source, tmp_path / "out", maps=("albedo", "semantic"))
@@ -220,6 +252,7 @@ def test_progress_only_rises(tmp_path, source):
         ({"size": 20000}, "not an even width"),
         ({"camera_height": 0.0}, "camera height"),
         ({"exposure": 99.0}, "exposure"),
+        ({"seed": 2**64}, "seed"),
     ],
 )
 def test_settings_out_of_range_are_named(wrong, words):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import weakref
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from blender_omnix import engines, maps
 from blender_omnix.adapters.find import PUBLISHED_NAME
 from blender_omnix.adapters.inject import inject
-from blender_omnix.engines.flux import components
+from blender_omnix.engines.flux import components, readout, sampler
 from blender_omnix.engines.flux import engine as flux_engine
 from blender_omnix.engines.flux.attention import CrossAdapterAttnProcessor
 from blender_omnix.engines.flux.engine import FluxEngine, best_device, network_size
@@ -116,6 +117,8 @@ def test_fp8_halves_the_linears_and_spares_adapters():
     layer = transformer.transformer_blocks[0].attn.to_q
     assert layer.base_layer.weight.dtype == torch.float8_e4m3fn
     assert layer.lora_A["rgb"].weight.dtype == torch.float32
+    kinds = {weight.dtype for weight in transformer.time_text_embed.parameters()}
+    assert kinds == {torch.float32}
 
 
 def test_fp8_stays_close_to_full_precision(weights, engine):
@@ -218,6 +221,26 @@ def test_pickled_weights_are_not_opened(weights, tmp_path, part, monkeypatch):
         FluxEngine(folder, ADAPTERS, device="cpu").load(ignore)
 
 
+@pytest.mark.parametrize("part", ["transformer", "text_encoder_2"])
+def test_an_index_that_names_pickles_is_refused(weights, tmp_path, part, monkeypatch):
+    """Loaders open whatever the index of a model in parts lists."""
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle was opened"))
+    folder = tmp_path / "weights"
+    shutil.copytree(weights, folder)
+    (folder / part).mkdir(exist_ok=True)
+    for file in (folder / part).glob("*.safetensors"):
+        file.unlink()
+    torch.save({}, folder / part / "evil.bin")
+    index = folder / part / "model.safetensors.index.json"
+    for named in ("evil.bin", "../evil.safetensors"):
+        index.write_text(json.dumps({"weight_map": {"a": named}}))
+        with pytest.raises(OmnixError, match="names files that are not safetensors files beside"):
+            FluxEngine(folder, ADAPTERS, device="cpu").load(ignore)
+    index.write_text("[]")
+    with pytest.raises(OmnixError, match="is no index of weights"):
+        FluxEngine(folder, ADAPTERS, device="cpu").load(ignore)
+
+
 @pytest.mark.parametrize(
     "file", ["transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json"]
 )
@@ -296,6 +319,52 @@ def test_a_refused_adapter_spoils_neither_the_engine_nor_other_maps(weights, tmp
         predict(engine, ("depth",))
     twin.write_bytes(original)
     assert {"albedo", "depth"} <= set(predict(engine, ("albedo", "depth")))
+
+
+def test_the_adapters_of_another_task_are_refused(weights, tmp_path):
+    root = tmp_path / "adapters"
+    shutil.copytree(ADAPTERS, root)
+    for name, other in (("rgb", "rgb"), ("normal", "albedo")):
+        taken = root / "rgb_to_albedo" / other / PUBLISHED_NAME
+        shutil.copy(taken, root / "rgb_to_normal" / name / PUBLISHED_NAME)
+    engine = FluxEngine(weights, root, device="cpu", height=64, steps=1)
+    engine.load(ignore)
+    with pytest.raises(OmnixError, match=r"rgb_to_normal.* is a copy of .*rgb_to_albedo"):
+        predict(engine, ("albedo", "normal"))
+
+
+def test_a_probe_that_fails_leaves_no_adapter(weights, monkeypatch):
+    engine = FluxEngine(weights, ADAPTERS, device="cpu", height=64, steps=1)
+    engine.load(ignore)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampler.Sampler, "_measure", full)
+        with pytest.raises(OmnixError, match="too little memory"):
+            predict(engine, ("albedo",))
+    assert "albedo" in predict(engine, ("albedo",))
+
+
+def test_what_is_no_number_is_told_and_so_are_normals_that_face_away(weights, monkeypatch):
+    engine = FluxEngine(weights, ADAPTERS, device="cpu", height=64, steps=1)
+    engine.load(ignore)
+    rays = frames.directions(64, 128)
+    away = np.stack([rays[..., 0], rays[..., 2], rays[..., 1]], -1) * 0.5 + 0.5
+    for image, share in ((1.0 - away, 0.0), (away, 1.0)):
+        decoded = torch.tensor(image.transpose(2, 0, 1)[None].copy())
+        monkeypatch.setattr(flux_engine.autoencoder, "decode", lambda *_, d=decoded: d)
+        normal = predict(engine, ("normal",))["normal"]
+        assert (normal * rays).sum(-1).max() <= 0.0
+        assert readout.facing_away(image) == pytest.approx(share)
+        assert len(engine.warnings(("normal",))) == share
+    assert "faced away from the viewer" in engine.warnings(("normal",))[0]
+    assert engine.warnings(("albedo",)) == []
+    nothing = torch.full((1, 3, 64, 128), torch.nan)
+    monkeypatch.setattr(flux_engine.autoencoder, "decode", lambda *_: nothing)
+    with pytest.raises(OmnixError, match="FLUX gave no numbers for Normal"):
+        predict(engine, ("normal",))
 
 
 def test_a_missing_task_is_named(weights, tmp_path):

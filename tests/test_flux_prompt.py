@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoTokenizer,
@@ -108,6 +108,25 @@ def test_a_damaged_encoder_is_named(encoders, part):
     file.write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(OmnixError, match=f"{part} cannot be read"):
         prompt.encode(encoders, prompt.TEXT, CPU)
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
+def test_an_incomplete_encoder_is_named_and_nothing_is_cached(encoders, part):
+    """Transformers would go on with random weights."""
+    file = encoders / part / "model.safetensors"
+    tensors = load_file(file)
+    save_file(dict(sorted(tensors.items())[1:]), file, {"format": "pt"})
+    with pytest.raises(OmnixError, match=f"{part} is incomplete: 1 tensors"):
+        prompt.load(encoders, CPU)
+    assert not (encoders / prompt.CACHE).exists()
+
+
+def test_encoders_that_give_no_numbers_are_told(encoders):
+    file = encoders / "text_encoder_2" / "model.safetensors"
+    save_file({k: v * float("nan") for k, v in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(OmnixError, match="give no numbers for the prompt"):
+        prompt.load(encoders, CPU)
+    assert not (encoders / prompt.CACHE).exists()
 
 
 def test_an_absent_tokenizer_is_named(encoders):

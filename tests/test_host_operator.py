@@ -195,11 +195,9 @@ def test_maps_of_an_unsaved_file_can_be_moved_beside_it(
     files = {Path(blender.path.abspath(image.filepath)) for image in blender.data.images}
     assert {path.resolve() for path in files} == {*maps.map_files(there).values(), panorama}
     assert not blender.ops.omnix.move_maps.poll()
-    # Until the file is saved, it needs them where they were; a copy of it is another file.
-    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "copy.blend"), copy=True)
+    # What is on disk may need them where they were.
     assert maps.is_map_set(first)
-    blender.ops.wm.save_mainfile()
-    assert not first.exists()
+    shutil.rmtree(first)
 
 
 def test_a_move_can_be_undone(blender, host, fake_worker, panorama, tmp_path):
@@ -213,6 +211,22 @@ def test_a_move_can_be_undone(blender, host, fake_worker, panorama, tmp_path):
     place = host("build").place
     assert place.folder_of(place.find("hall")) == there
     assert all(Path(blender.path.abspath(i.filepath)).is_file() for i in blender.data.images)
+    # And done again, with what was painted meanwhile.
+    painted = place.part(place.find("hall"), "map_roughness")
+    painted.pixels[0] = 0.25
+    blender.ops.omnix.move_maps()
+    assert place.folder_of(place.find("hall")) == tmp_path / "omnix" / "hall"
+    assert painted.is_dirty and painted.pixels[0] == pytest.approx(0.25)
+
+
+def test_maps_are_not_moved_into_themselves(blender, fake_worker, panorama, tmp_path):
+    project = tmp_path / "project"
+    blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(project))
+    blender.ops.wm.save_as_mainfile(filepath=str(project / "place.blend"))
+    before = sorted(project.iterdir())
+    with pytest.raises(RuntimeError, match="lies in the folder of the maps"):
+        blender.ops.omnix.move_maps()
+    assert sorted(project.iterdir()) == before
 
 
 def test_moving_refuses_to_overwrite(blender, fake_worker, panorama, tmp_path):
@@ -269,7 +283,43 @@ def test_maps_that_a_place_uses_are_not_left_out(blender, hall, panorama, tmp_pa
     with pytest.raises(RuntimeError, match=r"place hall uses the .*normal.* which would be lost"):
         blender.ops.omnix.extract_pbr(**arguments, maps={"albedo", "depth"}, build=False)
     assert content(tmp_path / "maps") == before
+    # A map of one's own from elsewhere is not in the folder.
+    mine = write_varied_png(blender, tmp_path / "mine.png")
+    blender.ops.omnix.replace_map(map="semantic", filepath=str(mine))
     assert blender.ops.omnix.extract_pbr(**arguments, build=False) == {"FINISHED"}
+
+
+def test_maps_that_were_changed_are_not_overwritten(blender, hall, host, panorama, tmp_path):
+    arguments = {"filepath": str(panorama), "directory": str(tmp_path / "maps")}
+    image = host("build").place.part(hall, "map_roughness")
+    image.pixels[0] = 0.25
+    image.pack()
+    with pytest.raises(RuntimeError, match=r"The roughness of the place hall .* changed since"):
+        blender.ops.omnix.extract_pbr(**arguments)
+    image.unpack(method="REMOVE")
+    file = tmp_path / "maps" / "albedo.png"
+    later = file.stat().st_mtime + 3600
+    os.utime(file, (later, later))
+    before = content(tmp_path / "maps")
+    with pytest.raises(RuntimeError, match=r"The albedo of the place hall .* changed since"):
+        blender.ops.omnix.extract_pbr(**arguments, maps={"depth"})
+    assert content(tmp_path / "maps") == before
+    # Copies in their place are the user's own.
+    mine = shutil.copy(file, tmp_path / "mine.png")
+    blender.ops.omnix.replace_map(map="albedo", filepath=str(mine))
+    assert blender.ops.omnix.extract_pbr(**arguments) == {"FINISHED"}
+
+
+def test_an_own_map_that_is_gone_is_given_up(blender, hall, host, panorama, tmp_path):
+    place = host("build").place
+    mine = write_varied_png(blender, tmp_path / "mine.png")
+    blender.ops.omnix.replace_map(map="albedo", filepath=str(mine))
+    mine.unlink()
+    place.part(hall, "map_albedo").reload()
+    arguments = {"filepath": str(panorama), "directory": str(tmp_path / "maps")}
+    assert blender.ops.omnix.extract_pbr(**arguments) == {"FINISHED"}
+    shown = Path(place.part(hall, "map_albedo").filepath)
+    assert shown == tmp_path / "maps" / "albedo.png"
 
 
 def test_a_new_extraction_keeps_the_users_own_maps(blender, hall, host, panorama, tmp_path, capfd):
@@ -501,6 +551,18 @@ def test_a_packed_panorama_and_a_file_of_one_name_are_two(blender, fake_worker, 
     for _ in range(2):  # the second renews its own, though what it was made from is gone
         blender.ops.omnix.extract_pbr()
         assert {place.name_of(item) for item in place.places()} == {"attic", "attic-2"}
+    # An image that is given another file shows another panorama; the same one packed does not.
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "attic.png"
+    other.write_bytes(file.read_bytes() + b"\0")
+    image = blender.data.images.load(str(file))
+    make_world(blender, image)
+    for shown, pack in ((file, False), (other, False), (file, True)):
+        image.filepath = str(shown)
+        if pack:
+            image.pack()
+        blender.ops.omnix.extract_pbr()
+    assert {place.name_of(item) for item in place.places()} == {"attic", "attic-2", "attic-3"}
     # Maps that no place of this file stands on, made from a file that is gone.
     for collection in list(place.places()):
         place.remove(blender.context, collection)
@@ -508,6 +570,7 @@ def test_a_packed_panorama_and_a_file_of_one_name_are_two(blender, fake_worker, 
     moved = file.rename(tmp_path / "sub" / "attic.png")
     blender.ops.omnix.extract_pbr(filepath=str(moved))
     assert [place.name_of(item) for item in place.places()] == ["attic"]
+    shutil.rmtree(place.folder_of(place.find("attic")).parent)
 
 
 def test_images_whose_names_blender_numbered_are_two(blender, host):
@@ -594,6 +657,10 @@ def test_scenes_that_were_copied_have_a_place_each(blender, fake_worker, host, p
     assert len(place.part(first, "surface").data.vertices) == cut[0]
     assert len(place.part(second, "surface").data.vertices) < cut[1]
     assert place.find("hall") == second
+    # The maps are of both.
+    arguments = {"filepath": str(panorama), "directory": out, "maps": {"depth"}}
+    with pytest.raises(RuntimeError, match="which would be lost"):
+        blender.ops.omnix.extract_pbr(**arguments)
     here = blender.context.scene.collection.children_recursive
     assert [item for item in here if place.is_place(item)] == [second]
 
@@ -609,6 +676,8 @@ def test_a_linked_place_is_left_to_its_own_file(blender, fake_worker, host, pano
     blender.context.scene.collection.children.link(library)
     assert not blender.ops.omnix.remove_place.poll()
     assert list(place.places()) == []
+    with pytest.raises(RuntimeError, match="holds the maps of the place hall"):
+        blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=out)
     blender.ops.omnix.load_maps(directory=out)
     (own,) = place.places()
     assert own.library is None and place.name_of(own) == "maps"

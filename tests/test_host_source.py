@@ -313,6 +313,9 @@ def test_a_world_turned_by_an_object_turns_the_place(blender, source, tmp_path):
     seen = 2.0 * render_panorama(blender, tmp_path / "seen.exr", 32) - 1.0
     turn = np.array(Euler(found.rotation, "XYZ").to_matrix())
     assert np.abs(seen - frames.directions(32, 64) @ turn.T).max() < 2 * np.pi / 64
+    empty.location.x = 1.0
+    blender.context.view_layer.update()
+    assert any("also shifts or scales" in note for note in source.showing(world).notes)
     links.new(coordinates.outputs["Normal"], nodes["mapping"].inputs["Vector"])
     assert any("by Normal coordinates" in note for note in source.showing(world).notes)
 
@@ -326,6 +329,14 @@ def test_nodes_that_change_the_colours_of_a_world_are_told(blender, source):
     links.new(colours.outputs["Color"], nodes["background"].inputs["Color"])
     (note,) = source.from_world(world).notes
     assert "also changes the panorama" in note and colours.name in note
+    # So does what is mixed with it, or shows it in place of a Background.
+    mix = world.node_tree.nodes.new("ShaderNodeMixShader")
+    emission = world.node_tree.nodes.new("ShaderNodeEmission")
+    links.new(colours.outputs["Color"], emission.inputs["Color"])
+    links.new(emission.outputs[0], mix.inputs[1])
+    links.new(mix.outputs[0], nodes["output"].inputs["Surface"])
+    told = " ".join(source.showing(world).notes)
+    assert all(node.name in told for node in (mix, emission, colours))
 
 
 def test_scratch_files_that_cannot_be_written_are_told(
@@ -341,6 +352,10 @@ def test_scratch_files_that_cannot_be_written_are_told(
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(refusal, match=r"temporary files, .*No space left.*free some space"):
         source.from_image(image)
+    painted = generated(blender, "Painted")
+    monkeypatch.setattr(host("build").images, "write", full)
+    with pytest.raises(refusal, match=r"temporary files, .*No space left"):
+        source.from_image(painted)
     monkeypatch.setattr(host("paths").tempfile, "TemporaryDirectory", full)
     with pytest.raises(refusal, match=r"No space left.*free some space"):
         source.from_image(image)

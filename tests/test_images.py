@@ -82,6 +82,27 @@ def test_an_image_two_pixels_off_becomes_exactly_two_to_one(tmp_path, ramp):
     assert images.read_panorama(tmp_path / "a.exr").pixels.shape == (63, 126, 3)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("suffix", [".exr", ".hdr"])
+def test_a_file_is_what_it_holds_whatever_it_is_called(tmp_path, ramp, kind, suffix):
+    path = tmp_path / f"room{suffix}"
+    Image.fromarray((ramp * 255).astype(np.uint8)).save(path, kind)
+    source = images.read_panorama(path)
+    assert not source.linear
+    assert any(f"called {suffix} but holds a {kind.lower()}" in note for note in source.notes)
+
+
+def test_an_image_of_alpha_alone_is_refused(tmp_path):
+    spec = oiio.ImageSpec(64, 32, 1, "float")
+    spec.channelnames, spec.alpha_channel = ["A"], 0
+    output = oiio.ImageOutput.create(str(tmp_path / "a.exr"))
+    assert output.open(str(tmp_path / "a.exr"), spec)
+    assert output.write_image(np.ones((32, 64, 1), np.float32))
+    assert output.close()
+    with pytest.raises(OmnixError, match="nothing but an alpha channel"):
+        images.read_panorama(tmp_path / "a.exr")
+
+
 def test_grey_exr_depth_channel_reads_as_stored(tmp_path, ramp):
     images.write(tmp_path / "depth.exr", ramp[..., 0] * 9, "float")
     assert np.array_equal(images.read_raw(tmp_path / "depth.exr")[..., 0], ramp[..., 0] * 9)

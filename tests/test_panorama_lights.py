@@ -122,8 +122,7 @@ def test_emission_keeps_lights_and_sky_and_leaves_walls():
     wall = _disc(128, (1, 0, 0), 30.0)
     sky = _disc(128, (0, 0, 1), 30.0)
     scene[wall], scene[window], scene[lamp], scene[sky] = 0.3, 3.0, 300.0, 0.5
-    encoded, _ = tonemap.expose(scene)
-    emission, mask = emitters.emission(scene, encoded, sky.astype(np.float32))
+    emission, mask = emitters.emission(scene, sky.astype(np.float32), is_hdr=True)
     assert mask[sky].min() == 1.0
     assert mask[lamp].min() > 0.99 and mask[window].min() > 0.99
     assert mask[~(sky | lamp | window)].max() == 0.0
@@ -134,11 +133,10 @@ def test_sun_on_the_floor_is_no_emitter_where_normals_are_known():
     scene = _place()
     patch = _disc(128, (0.7, 0, -1), 10.0)
     scene[patch] = 6.0
-    encoded, _ = tonemap.expose(scene)
     no_sky = np.zeros(patch.shape, np.float32)
     floor = np.broadcast_to(np.float32([0, 0, 1]), (32, 64, 3))
-    assert emitters.emission(scene, encoded, no_sky)[1][patch].max() == 1.0
-    assert emitters.emission(scene, encoded, no_sky, normal=floor)[1].max() == 0.0
+    assert emitters.emission(scene, no_sky, is_hdr=True)[1][patch].max() == 1.0
+    assert emitters.emission(scene, no_sky, normal=floor, is_hdr=True)[1].max() == 0.0
 
 
 def test_dark_surroundings_and_true_albedo_make_a_white_object_no_emitter():
@@ -147,10 +145,8 @@ def test_dark_surroundings_and_true_albedo_make_a_white_object_no_emitter():
     scene[white] = 0.6
     albedo = np.full((64, 128, 3), tonemap.srgb_encode(np.float32([0.02] * 3)), np.float32)
     albedo[white] = tonemap.srgb_encode(np.float32([0.7] * 3))
-    encoded, _ = tonemap.expose(2.0 * scene)
     no_sky = np.zeros(white.shape, np.float32)
-    # Twice as bright, for a radiance above 1 is what tells an HDR.
-    assert emitters.emission(2.0 * scene, encoded, no_sky, albedo)[1].max() == 0.0
+    assert emitters.emission(scene, no_sky, albedo, is_hdr=True)[1].max() == 0.0
 
 
 def test_the_light_of_a_lamp_on_a_wall_is_no_emitter_but_a_window_as_bright_is():
@@ -159,8 +155,7 @@ def test_the_light_of_a_lamp_on_a_wall_is_no_emitter_but_a_window_as_bright_is()
     scene += 7.0 * np.exp(-((angle / 15.0) ** 2))[..., None]
     window = _disc(128, (-1, 0.1, 0.2), 10.0)
     scene[window] = 7.4
-    encoded, _ = tonemap.expose(scene)
-    _, mask = emitters.emission(scene, encoded, np.zeros(window.shape, np.float32))
+    _, mask = emitters.emission(scene, np.zeros(window.shape, np.float32), is_hdr=True)
     assert mask[window].min() == 1.0
     assert mask[~window].max() == 0.0
 
@@ -171,6 +166,6 @@ def test_in_a_limited_range_picture_what_is_clipped_emits():
     wall = _disc(128, (-1, 0, 0), 20.0)
     encoded[wall], encoded[lamp] = 0.93, 1.0
     linear = tonemap.srgb_decode(encoded)
-    _, mask = emitters.emission(linear, encoded, np.zeros(lamp.shape, np.float32))
+    _, mask = emitters.emission(linear, np.zeros(lamp.shape, np.float32), is_hdr=False)
     assert mask[lamp].min() > 0.99
     assert mask[~lamp].max() < 0.2

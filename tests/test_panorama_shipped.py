@@ -40,8 +40,7 @@ def test_repairs_are_noted():
 
 def test_lamps_and_windows_of_the_interior_emit_and_the_white_bed_does_not():
     linear, _ = clean.repair(_read("interior"))
-    encoded, _ = tonemap.expose(linear)
-    _, mask = emitters.emission(linear, encoded, np.zeros(linear.shape[:2], np.float32))
+    _, mask = emitters.emission(linear, np.zeros(linear.shape[:2], np.float32), is_hdr=True)
 
     def around(u: float, v: float) -> np.ndarray:
         x, y = int(u * 1024), int(v * 512)

@@ -13,7 +13,7 @@ from ..errors import OmnixError
 from . import find, layout
 from .effect import Effect
 from .find import Found
-from .header import Header, read_header
+from .header import Header, read_header, sha256
 from .inspection import Inspection, inspect
 from .report import Measured
 
@@ -56,11 +56,28 @@ def check(
             item.inspection.require()
         except OmnixError as error:
             item.refusals.append(str(error))
+    _refuse_copies(items)
     if base is not None:
         _check_in_base(items, Path(base))
     elif measure is not None:
         _check_in_network(items, measure)
     return items, remarks
+
+
+def _refuse_copies(items: list[Checked]) -> None:
+    """Let adapters in several places that are one and the same file be refused."""
+    contents: dict[str, list[Checked]] = {}
+    for item in items:
+        if item.inspection is not None:
+            contents.setdefault(sha256(item.found.file), []).append(item)
+    for copies in contents.values():
+        for item in copies:
+            others = [str(other.found.file) for other in copies if other is not item]
+            if others:
+                item.refusals.append(
+                    f"The adapter {item.found.file} is a copy of {', '.join(others)}; download the "
+                    "one that belongs there."
+                )
 
 
 def transformer_config(base: str | Path) -> dict[str, Any]:
@@ -134,6 +151,11 @@ def _check_in_network(items: list[Checked], measure: Measure) -> None:
         for item in group:
             if item.found.name in measured:
                 _judge(item, measured[item.found.name], None)
+            else:
+                item.refusals.append(
+                    f"The adapter {item.found.file} is loaded by no engine; remove it, or give it "
+                    "the name of the one that it is."
+                )
 
 
 def _judge(item: Checked, measured: Measured, tolerance: float | None) -> None:

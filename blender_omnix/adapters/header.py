@@ -9,15 +9,20 @@ file is trusted: sizes are checked before anything is read, and a file is never 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import OmnixError, refuse_overlong_name
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ITEM_SIZE = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -49,6 +54,33 @@ class Header:
     file: Path
     tensors: dict[str, Entry]
     metadata: dict[str, str]
+
+    @functools.cached_property
+    def data(self) -> NDArray[np.uint8]:
+        """All bytes of the file, mapped: opened once, however many tensors are read."""
+        import numpy as np
+
+        return np.memmap(self.file, np.uint8, mode="r")
+
+
+def read_headers(folder: Path) -> list[Header]:
+    """The headers of all safetensors files in a folder of weights.
+
+    Raises OmnixError for one that is unsound, and for an index of parts that names anything but
+    safetensors files beside it: whoever follows it would open that.
+    """
+    for index in sorted(folder.glob("*.index.json")):
+        try:
+            parts = set(json.loads(index.read_bytes())["weight_map"].values())
+            sound = all(Path(part).name == part for part in parts)
+        except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+            raise OmnixError(f"{index} is no index of weights; {AGAIN}.") from None
+        if not sound or not all(part.endswith(".safetensors") for part in parts):
+            raise OmnixError(
+                f"{index} names files that are not safetensors files beside it; use weights that "
+                "are."
+            )
+    return [read_header(file) for file in sorted(folder.glob("*.safetensors"))]
 
 
 def read_header(file: str | Path) -> Header:
@@ -208,6 +240,8 @@ def _entry(file: Path, name: str, value: object, data_start: int, size: int) -> 
     start, stop = offsets
     if stop - start != prod(shape) * ITEM_SIZE[dtype]:
         refuse(f"is declared {dtype} {shape} but holds {stop - start} bytes")
+    if prod(max(size, 1) for size in shape) * ITEM_SIZE[dtype] >= 2**63:
+        refuse("has a shape that is larger than any memory")
     if stop > size - data_start:
         refuse(f"ends at byte {data_start + stop}, but the file has {size}: it is truncated")
     return Entry(dtype, tuple(shape), data_start + start, data_start + stop)

@@ -252,7 +252,7 @@ def _scaling_metadata(metadata: Mapping[str, str], result: Inspection) -> list[s
             return ["lora_adapter_metadata is no JSON object"]
         claims |= {key.rpartition(".")[2]: str(value) for key, value in config.items()}
     rank = _number(claims, "r", "rank", "ss_network_dim")
-    ranks = [rank] if rank else [float(rank) for rank in result.ranks]
+    ranks = [rank] if rank else [float(rank) for rank in result.ranks if rank]
     for key in ("lora_alpha", "alpha", "network_alpha", "ss_network_alpha"):
         alpha = _number(claims, key)
         if alpha is not None and any(alpha / r != scale for r in ranks for scale in scales):

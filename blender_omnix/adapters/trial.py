@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import OmnixError
 from .effect import effects
-from .header import read_header
+from .header import read_headers
 from .inject import activate, inject, remove
 from .report import Measured
 from .routing import routing_error
@@ -68,7 +68,7 @@ def _load(folder: Path) -> tuple[nn.Module, float | None]:
     config = FluxTransformer2DModel.load_config(folder)
     with torch.device("meta"):
         empty = FluxTransformer2DModel.from_config(config)
-    headers = [read_header(file) for file in sorted(folder.glob("*.safetensors"))]
+    headers = read_headers(folder)
     if not headers:
         return empty, None
     declared = {name: entry for header in headers for name, entry in header.tensors.items()}

@@ -35,9 +35,7 @@ def raw(header: Header, name: str) -> NDArray:
     """The tensor as stored, in its shape, mapped from the file; BF16 as its raw 16 bits."""
     entry = header.tensors[name]
     dtype = np.dtype(INTEGERS.get(entry.dtype) or FLOATS[entry.dtype][0])
-    if entry.start == entry.stop:
-        return np.empty(entry.shape, dtype)
-    return np.memmap(header.file, dtype, mode="r", offset=entry.start, shape=entry.shape)
+    return header.data[entry.start : entry.stop].view(dtype).reshape(entry.shape)
 
 
 def widened(array: NDArray, dtype: str) -> NDArray[np.float64]:

@@ -7,7 +7,6 @@ import bpy
 
 from . import (
     job,
-    moving,
     operators,
     panels,
     place_operators,
@@ -34,12 +33,10 @@ def register() -> None:
         bpy.utils.register_class(cls)
     bpy.types.Scene.omnix = bpy.props.PointerProperty(type=properties.OMNIX_PG_scene)
     job.register()
-    moving.register()
 
 
 def unregister() -> None:
     operators.stop_timer()
-    moving.unregister()
     job.unregister()
     thumbnails.forget()
     del bpy.types.Scene.omnix

@@ -49,9 +49,8 @@ def _named_apart(panorama: source.Source, *, in_default_folder: bool) -> source.
 def _holds_another(folder: Path, panorama: source.Source) -> bool:
     """True where the map set in a folder was made from another panorama.
 
-    It is the same where a place of these maps shows its datablock, or where the file that the
-    report records is it; where that is gone, as what was written for the worker is, its content
-    tells.
+    Of a file the report tells, while the recorded one is there. Else it is the same where a place
+    of these maps shows its datablock, or by its content.
     """
     from .build import place
 
@@ -60,13 +59,13 @@ def _holds_another(folder: Path, panorama: source.Source) -> bool:
         made_from, digest = Path(recorded["path"]), recorded["sha256"]
     except (OmnixError, KeyError):
         return False
+    if panorama.scratch is None and made_from.is_file():
+        return panorama.file.is_file() and not made_from.samefile(panorama.file)
     image = bpy.data.images.get(panorama.image)
     if image is not None and any(place.source_of(c) == image for c in place.made_from(folder)):
         return False
     if not panorama.file.is_file():
         return False  # the worker says so
-    if made_from.is_file():
-        return not made_from.samefile(panorama.file)
     with panorama.file.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() != digest
 
@@ -80,19 +79,24 @@ def _refuse_to_lose_maps(folder: Path, name: str, wanted: set[str], *, build: bo
             "A place is built from a depth map; choose Depth among the maps, or switch Build Place "
             "off."
         )
-    for collection in place.made_from(folder):
-        other = place.name_of(collection)
-        if other != name:
+    standing = place.made_from(folder)
+    names = [place.name_of(item) for item in standing if place.name_of(item) != name]
+    for other in (*names, *place.linked_from(folder)):
+        raise OmnixError(
+            f"{folder} holds the maps of the place {other}, which would be lost; choose another "
+            "folder, or leave Output empty."
+        )
+    for collection in standing:
+        if changed := place.changed_maps(collection):
             raise OmnixError(
-                f"{folder} holds the maps of the place {other}, which would be lost; choose "
-                "another folder, or leave Output empty."
+                f"The {', '.join(changed)} of the place {name} in {folder} changed since they were "
+                "extracted, which would be lost; put copies in their place with Replace Map first, "
+                "or choose another folder."
             )
-        missing = [
-            key
-            for key in place.maps_of(collection)
-            if key in maps.REQUESTABLE and key not in wanted
-        ]
-        if missing and not build:
+        used = set(place.maps_of(collection)) - set(place.own_maps(collection))
+        missing = [key for key in maps.REQUESTABLE if key in used and key not in wanted]
+        # A place that is built anew does without what was not asked for.
+        if missing and not (build and collection == place.find(name)):
             raise OmnixError(
                 f"The place {name} uses the {', '.join(missing)} in {folder}, which would be lost; "
                 "choose these maps too, another folder, or Build Place."
@@ -519,7 +523,7 @@ def _open(operator: bpy.types.Operator, path: str) -> set[str]:
 
 
 class OMNIX_OT_move_maps(bpy.types.Operator):
-    """Move the maps to a folder beside the saved .blend file; images follow"""
+    """Copy the maps to a folder beside the saved .blend file, which uses them from there"""
 
     bl_idname = "omnix.move_maps"
     bl_label = "Move Maps Next to .blend"
@@ -542,7 +546,7 @@ class OMNIX_OT_move_maps(bpy.types.Operator):
         except OmnixError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        self.report({"INFO"}, f"Maps are in {there}; those in {here} go when the file is saved")
+        self.report({"INFO"}, f"Maps are in {there}; this file needs those in {here} no more")
         return {"FINISHED"}
 
 

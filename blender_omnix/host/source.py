@@ -232,10 +232,12 @@ def _rotation(
 def _coordinates(node: bpy.types.Node, socket: str) -> tuple[Matrix | None, list[str]]:
     """The rotation that an object gives the coordinates of a world, and notes."""
     if socket == "Object" and node.object is not None:
-        turn = node.object.matrix_world.to_quaternion().to_matrix().inverted()
-        return turn, [
+        place, turn, scale = node.object.matrix_world.decompose()
+        also = place.length > _TOLERANCE or max(abs(s - 1.0) for s in scale) > _TOLERANCE
+        return turn.to_matrix().inverted(), [
             f"The object {node.object.name} turns the world's panorama; the place has that "
-            "rotation, and does not follow when it changes."
+            "rotation, and does not follow when it changes.",
+            *([f"{node.object.name} also shifts or scales the panorama."] if also else []),
         ]
     if socket not in {"Generated", "Object"}:
         return None, [
@@ -296,15 +298,22 @@ def _strength(
 
 
 def _colour_notes(shaders: list[bpy.types.Node]) -> list[str]:
-    """Notes on the nodes between the Background node and the texture, which change its colours."""
-    kinds = [node.bl_idname for node in shaders]
-    after = kinds.index("ShaderNodeBackground") + 1 if "ShaderNodeBackground" in kinds else 0
-    passing = {"NodeReroute", "NodeGroupInput", "NodeGroupOutput", "ShaderNodeGroup"}
-    between = [n for n in shaders[after:] if after and n.bl_idname not in passing]
+    """Notes on the nodes between the texture and the world's output that change what is seen."""
     return [
         f"The world's node {node.name} also changes the panorama; the place does not follow it."
-        for node in between
+        for node in shaders
+        if node.bl_idname not in _PASSING
     ]
+
+
+_PASSING = {
+    "ShaderNodeOutputWorld",
+    "ShaderNodeBackground",
+    "ShaderNodeGroup",
+    "NodeGroupInput",
+    "NodeGroupOutput",
+    "NodeReroute",
+}
 
 
 def _unpacked(image: bpy.types.Image, name: str) -> Source:
@@ -329,10 +338,12 @@ def _exported(image: bpy.types.Image, name: str) -> Source:
     scratch, file = _scratch(name, ".exr" if image.is_float else ".png")
     try:
         images.write(images.read(image, 3), file)
-    except (OSError, OmnixError):
+    except OmnixError:
         raise OmnixError(
             f"The pixels of the image {image.name} cannot be read; save it to a file first."
         ) from None
+    except OSError as error:
+        raise paths.unwritable(error) from None
     return Source(file, name, image.name, scratch=scratch)
 
 

@@ -30,16 +30,18 @@ _NEAR = 20.0  # degrees, standard deviation of the neighbourhood
 
 def emission(
     linear: np.ndarray,
-    encoded: np.ndarray,
     sky: np.ndarray,
     albedo: np.ndarray | None = None,
     normal: np.ndarray | None = None,
+    *,
+    is_hdr: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Radiance of light sources, windows and sky: ``(emission, mask)``.
 
-    ``linear`` (H, W, 3) linear radiance, ``encoded`` the picture taken of it (sRGB, 0..1), ``sky``
-    (H, W) a mask or probability at that size. ``albedo`` (h, w, 3; sRGB-encoded) and ``normal``
-    (h, w, 3; Blender's frame) are predictions of any size that sharpen the decision.
+    ``linear`` (H, W, 3) linear radiance, of a picture of limited range decoded from sRGB unless it
+    ``is_hdr``; ``sky`` (H, W) a mask or probability at that size. ``albedo`` (h, w, 3;
+    sRGB-encoded) and ``normal`` (h, w, 3; Blender's frame) are predictions of any size that sharpen
+    the decision.
     ``mask`` (H, W) float32 is 1 on emitters and sky, with soft edges; ``emission`` is linear times
     mask, in the units of ``linear``.
     """
@@ -52,8 +54,8 @@ def emission(
         surface &= ~(level & (frames.elevations(height)[:, None] < 0))
 
     light = tonemap.luminance(resample.shrink(linear, *size))
-    if float(linear.max()) <= 1.0:
-        strength = tonemap.luminance(encoded)
+    if not is_hdr:
+        strength = tonemap.luminance(tonemap.srgb_encode(linear))
         edge, seed, sure, fade = CLIPPED, CLIPPED, CLIPPED, 0.1
     else:
         strength = tonemap.luminance(linear)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__, engines, extract, maps
-from ..errors import Cancelled, OmnixError
+from ..errors import Cancelled, OmnixError, unreachable
 from .blender_numpy import provide_metadata
 from .estimate import TimeLeft
 from .protocol import EVENTS, HEARTBEAT, LOG, PASSING, PROTOCOL, LineBuffer, Message, decode, encode
@@ -156,12 +156,13 @@ class Worker:
             traceback.print_exc()
             sys.stderr.flush()
             self._drop_engine()
-            self._events.send(
-                type="failed",
-                job=job,
-                message=f"An unexpected error stopped the extraction ({_describe(error)}). "
-                f"The log is {self._log}.",
+            message = (
+                f"An unexpected error stopped the extraction ({_describe(error)}). "
+                f"The log is {self._log}."
             )
+            if isinstance(error, OSError) and error.filename is not None:
+                message = str(unreachable(error))
+            self._events.send(type="failed", job=job, message=message)
         else:
             self._time_left.finish()
             self._events.send(

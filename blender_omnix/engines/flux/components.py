@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from diffusers.hooks.layerwise_casting import DEFAULT_SKIP_MODULES_PATTERN
 from safetensors import SafetensorError
 
-from ...adapters.header import read_header
+from ...adapters.header import read_headers
 from ...errors import OmnixError
 
 _PARTS = {
@@ -52,8 +54,8 @@ def check(weights: Path) -> None:
             sound = False
         if not sound:
             raise OmnixError(f"{file} is no JSON object; download it again.")
-    for file in sorted(weights.glob("*/*.safetensors")):
-        read_header(file)
+    for folder in sorted(path for path in weights.iterdir() if path.is_dir()):
+        read_headers(folder)
 
 
 def load(weights: Path, dtype: torch.dtype) -> Components:
@@ -101,16 +103,26 @@ def _load_model(model_class, folder: Path, dtype: torch.dtype):
             output_loading_info=True,
             use_safetensors=True,  # else a pickle would do
         )
-    # Diffusers goes on with random weights where tensors are missing.
-    if info["missing_keys"] or info["mismatched_keys"]:
-        lacking = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
-        raise OmnixError(
-            f"{folder} is incomplete: {len(lacking)} tensors are missing or of another shape "
-            f"({lacking[0]}, ...); download it again."
-        )
+    require_complete(folder, info)
     return model.eval().requires_grad_(False)
 
 
+def require_complete(folder: Path, info: Mapping[str, Any]) -> None:
+    """Raise OmnixError where Diffusers or Transformers, by their `info` on the loading, would go on
+    with random weights for tensors that are missing or of another shape."""
+    lacking = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+    if lacking:
+        raise OmnixError(
+            f"{folder} is incomplete: {len(lacking)} tensors are missing or of another shape "
+            f"({sorted(lacking)[0]}, ...); download it again."
+        )
+
+
 def store_in_fp8(transformer: FluxTransformer2DModel) -> None:
-    """Keep the transformer's linears in 8-bit floats; each is widened while it computes."""
-    transformer.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=transformer.dtype)
+    """Keep the transformer's linears in 8-bit floats; each is widened while it computes. What the
+    modulation is computed by, and adapters, keep their precision."""
+    transformer.enable_layerwise_casting(
+        torch.float8_e4m3fn,
+        compute_dtype=transformer.dtype,
+        skip_modules_pattern=(*DEFAULT_SKIP_MODULES_PATTERN, "time_text_embed", "lora_A", "lora_B"),
+    )

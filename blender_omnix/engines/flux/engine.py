@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ...adapters import find, report
+from ...adapters import find, header, report
 from ...errors import Cancelled, OmnixError
 from ...panorama import resample
 from . import autoencoder, components, conditions, pipeline, prompt, readout
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 MAX_HEIGHT = 720
 MIN_HEIGHT = 64
 MULTIPLE = 16
+# Share of normals facing away that is told; the noise of a sound map stays far below.
+MANY_AWAY = 0.25
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class FluxEngine:
         self._loaded: _Loaded | None = None
         self._entries: dict[str, list[dict[str, Any]]] = {}
         self._used: list[str] = []
+        self._away = 0.0  # share of the last normals that had to be turned round
 
     def load(self, progress: Callable[[str, float], None]) -> None:
         """Read the weights; does nothing when that is done. Adapters follow when maps are known.
@@ -130,8 +134,14 @@ class FluxEngine:
         return [entry for task in self._used for entry in self._entries[task]]
 
     def warnings(self, maps: Collection[str]) -> list[str]:
-        """None of its own: what is wrong with a map, the output checks tell."""
-        return []
+        """Where many of the last normals faced away from the viewer. What else is wrong with a map,
+        the output checks tell."""
+        if "normal" not in maps or self._away < MANY_AWAY:
+            return []
+        return [
+            f"{self._away:.0%} of the normals faced away from the viewer and were turned round: "
+            "the normal adapters may have had no effect, or be those of another task."
+        ]
 
     def predict(
         self,
@@ -178,15 +188,33 @@ class FluxEngine:
                     on_step=on_step,
                     on_block=stop_if_cancelled,
                 )
-                image = autoencoder.decode(loaded.vae, sampled)
-                result |= readout.read(task, image[0].permute(1, 2, 0).cpu().numpy())
+                decoded = autoencoder.decode(loaded.vae, sampled)
+                image = decoded[0].permute(1, 2, 0).cpu().numpy()
+                if not np.isfinite(image).all():
+                    raise OmnixError(
+                        f"FLUX gave no numbers for {TASKS[task].title}: it may have overflowed at "
+                        "reduced precision; try another device, or leave 8-bit weights out."
+                    )
+                maps_of_task = readout.read(task, image)
+                if "normal" in maps_of_task:
+                    self._away = readout.facing_away(image)
+                result |= maps_of_task
         return result
 
     def _add(self, sampler: Sampler, task: str) -> None:
         """Inject, verify and measure a task's adapters, once."""
         if task in self._entries:
             return
-        added = sampler.add(task, find.task_files(self.root, task))
+        files = find.task_files(self.root, task)
+        for file in files.values():
+            digest = header.sha256(file)
+            for entry in itertools.chain.from_iterable(self._entries.values()):
+                if entry["sha256"] == digest:
+                    raise OmnixError(
+                        f"The adapter {file} is a copy of {entry['file']}, which is another "
+                        "task's; download the one that belongs there."
+                    )
+        added = sampler.add(task, files)
         self._entries[task] = [
             report.entry(task, replace(injected, name=name), effect)
             for name, (injected, effect) in added.items()

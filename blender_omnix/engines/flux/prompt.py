@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ...adapters.header import read_header
 from ...errors import OmnixError
-from .components import reading
+from .components import reading, require_complete
 
 TEXT = "[EQUIRECTANGULAR]"
 CACHE = "prompt_embeds.safetensors"
@@ -47,6 +47,10 @@ def load(weights: Path, device: torch.device) -> Prompt:
             "embeddings or the text encoders of FLUX.1-dev."
         )
     prompt = encode(weights, TEXT, device)
+    if not (_sound(prompt.tokens, 3) and _sound(prompt.pooled, 2)):
+        raise OmnixError(
+            f"The text encoders in {weights} give no numbers for the prompt; download them again."
+        )
     # Weights may lie in a read-only place; then the encoders just run again next time.
     with contextlib.suppress(OSError, SafetensorError):
         write(cache, prompt)
@@ -112,9 +116,14 @@ def encode(weights: Path, text: str, device: torch.device) -> Prompt:
             return_tensors="pt",
         ).input_ids
         with reading(weights / part):
-            model = model_class.from_pretrained(
-                weights / part, dtype=torch.bfloat16, local_files_only=True, use_safetensors=True
+            model, info = model_class.from_pretrained(
+                weights / part,
+                dtype=torch.bfloat16,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
             )
+        require_complete(weights / part, info)
         return model.to(device).eval()(ids.to(device))
 
     pooled = run(CLIPTextModel, "text_encoder", "tokenizer", None).pooler_output

@@ -40,6 +40,15 @@ def read_normal(image: np.ndarray) -> Prediction:
     return {"normal": np.where(away, -normal, normal)}
 
 
+def facing_away(image: np.ndarray) -> float:
+    """Share of the sphere whose normals, decoded from a task's image, face away from the viewer,
+    which `read_normal` turns round: small where the adapters do what they should."""
+    normal = frames.blender_from_omnix(image * 2 - 1)
+    height, width = image.shape[:2]
+    away = (normal * frames.directions(height, width)).sum(axis=-1) > 0
+    return float(np.average(away.mean(axis=1), weights=frames.solid_angles(height, width)))
+
+
 def read_depth(image: np.ndarray) -> Prediction:
     """Distance along the ray over an unknown maximum, and where there is nothing: sky.
 

@@ -68,7 +68,7 @@ class Sampler:
         try:
             measured = self._measure(list(names))
             require(measured)
-        except OmnixError:
+        except BaseException:
             remove(self._transformer, names)
             raise
         self._adapters[task] = list(names)

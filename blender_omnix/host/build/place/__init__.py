@@ -24,10 +24,12 @@ from .building import (
 )
 from .following import follow_world, has_lost_world, is_following, stop_following, use_as_world
 from .record import (
+    changed_maps,
     control,
     find,
     folder_of,
     is_place,
+    linked_from,
     made_from,
     maps_of,
     name_of,
@@ -59,6 +61,7 @@ __all__ = [
     "Settings",
     "add_camera",
     "build_place",
+    "changed_maps",
     "check_map",
     "control",
     "find",
@@ -70,6 +73,7 @@ __all__ = [
     "is_following",
     "is_place",
     "is_shadow_catcher",
+    "linked_from",
     "made_from",
     "maps_of",
     "mark_asset",

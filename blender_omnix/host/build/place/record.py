@@ -19,6 +19,8 @@ from .. import material
 
 # Custom properties of the collection: what it was built from, and the datablocks that are ours.
 STATE, BUILT = "omnix", "omnix_built"
+# Files of a set that are copied or unpacked are not all of one moment.
+_MINUTE = 60.0
 # Parts that are there for an object alone.
 _SERVES = {
     "surface_mesh": "surface",
@@ -60,16 +62,49 @@ def made_from(folder: Path) -> list[bpy.types.Collection]:
     return [item for item in places() if folder_of(item).resolve() == wanted]
 
 
+def linked_from(folder: Path) -> list[str]:
+    """The names of places of other files, linked into this one, whose maps lie in `folder`."""
+    wanted, found = folder.resolve(), []
+    for collection in bpy.data.collections:
+        if BUILT in collection and not is_place(collection):
+            reference = collection.override_library and collection.override_library.reference
+            library = (reference or collection).library
+            used = bpy.path.abspath(collection[STATE]["folder"], library=library)
+            if Path(used).resolve() == wanted:
+                found.append(name_of(collection))
+    return found
+
+
+def changed_maps(collection: bpy.types.Collection) -> list[str]:
+    """The maps of a place's set that somebody has worked on since: files younger than the report,
+    which is written last, and packed pictures that are no longer what the file holds."""
+    folder, own, changed = folder_of(collection), own_maps(collection), []
+    if not maps.is_map_set(folder):
+        return []
+    written = (folder / maps.REPORT).stat().st_mtime + _MINUTE
+    for name, file in maps.map_files(folder).items():
+        image = part(collection, f"map_{name}")
+        if image is None or name in own:
+            continue
+        packed = image.packed_file
+        if file.stat().st_mtime > written or (packed and packed.data != file.read_bytes()):
+            changed.append(name)
+    return changed
+
+
 def own_maps(collection: bpy.types.Collection) -> dict[str, bpy.types.Image]:
     """The maps of a place that are the user's: a file that was put in place of one of the set, and
-    what was painted and not saved."""
+    what was painted and not saved. What can no longer be read is none of them."""
     folder, built = folder_of(collection).resolve(), built_of(collection)
     shown = {name: built[f"map_{name}"] for name in maps_of(collection)}
     return {
         name: image
         for name, image in shown.items()
-        if image.is_dirty
-        or Path(bpy.path.abspath(image.filepath)).resolve() != folder / maps.MAPS[name].filename
+        if image.size[0] > 0
+        and (
+            image.is_dirty
+            or Path(bpy.path.abspath(image.filepath)).resolve() != folder / maps.MAPS[name].filename
+        )
     }
 
 
