@@ -146,8 +146,10 @@ def extract(
         factor, note = _metric_factor(prediction, settings.camera_height)
         notes += note + engine.warnings(settings.maps)
 
+        # A float file may as well hold a picture of limited range.
+        is_hdr = source.linear and float(linear.max()) > 1.0
         small = _write_maps(
-            writer, stages, linear, encoded, prediction, factor, settings.maps, source.linear
+            writer, stages, linear, encoded, prediction, factor, settings.maps, is_hdr
         )
 
         stages.enter("Checking", _SAVED)
@@ -172,8 +174,7 @@ def extract(
         }
         if stages.cancelled():
             raise Cancelled
-        writer.publish(report)
-    return report
+        return writer.publish(report)
 
 
 def _read(file: Path, settings: Settings) -> tuple[images.Panorama, np.ndarray, list[str]]:

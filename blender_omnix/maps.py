@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -113,6 +114,22 @@ def map_files(folder: Path | str) -> dict[str, Path]:
     """The maps present in a folder, by name, in the order of MAPS."""
     paths = {name: Path(folder) / spec.filename for name, spec in MAPS.items()}
     return {name: path for name, path in paths.items() if path.is_file()}
+
+
+def _mark(file: Path) -> dict[str, Any]:
+    """By what a file of a set is known again."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"sha256": digest, "mtime_ns": file.stat().st_mtime_ns}
+
+
+def was_changed(file: Path, report: Mapping[str, Any]) -> bool:
+    """Whether somebody has changed a map of a set since it was written, by the set's report. A copy
+    may have another time; then its content tells. Raises OSError."""
+    written = report.get("files", {}).get(file.name)
+    if written is None or written["mtime_ns"] == file.stat().st_mtime_ns:
+        return False
+    return written["sha256"] != _mark(file)["sha256"]
 
 
 def check_arrays(maps: MapArrays) -> None:
@@ -230,18 +247,23 @@ class MapSetWriter:
         except OSError as error:
             raise _unwritable(self.folder, error) from None
 
-    def publish(self, report: Mapping[str, Any]) -> None:
-        """Write the report and put the set in place of an earlier one.
+    def publish(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the report and put the set in place of an earlier one; the report as written.
 
-        Files of the user's own that lie in an earlier set move along. Raises OmnixError when the
-        set cannot be put in place, or when it is and a file of the user's did not move.
+        Unless it says so already, the report is given the `files`, by which maps that somebody has
+        changed since are known (`was_changed`). Files of the user's own that lie in an earlier set
+        move along. Raises OmnixError when the set cannot be put in place, or when it is and a file
+        of the user's did not move.
         """
         try:
+            files = {p.name: _mark(p) for p in map_files(self._partial).values()}
+            report = {"files": files} | dict(report)
             text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
             self.path(REPORT).write_text(text + "\n", encoding="utf-8")
             self._replace()
         except OSError as error:
             raise _unwritable(self.folder, error) from None
+        return report
 
     def _replace(self) -> None:
         if not self.folder.exists():

@@ -202,6 +202,14 @@ def test_what_emits_in_a_picture_does_not_depend_on_the_exposure(tmp_path, expos
     np.testing.assert_array_equal(*found)
 
 
+def test_a_picture_of_limited_range_in_a_float_file_emits_where_it_is_clipped(tmp_path):
+    picture = box_room(128)["picture"]
+    picture[20:30, 40:60] = 1.0
+    images.write(tmp_path / "room.exr", picture, "float")
+    run(tmp_path / "room.exr", tmp_path / "out")
+    assert maps.load(tmp_path / "out", ("emission",))["emission"][22:28, 44:56].min() > 0.9
+
+
 def test_a_map_the_engine_cannot_make_is_refused(tmp_path, source):
     with pytest.raises(OmnixError, match="makes no semantic map"):
         run(source, tmp_path / "out", maps=("albedo", "semantic"))

@@ -329,8 +329,14 @@ def test_the_adapters_of_another_task_are_refused(weights, tmp_path):
         shutil.copy(taken, root / "rgb_to_normal" / name / PUBLISHED_NAME)
     engine = FluxEngine(weights, root, device="cpu", height=64, steps=1)
     engine.load(ignore)
-    with pytest.raises(OmnixError, match=r"rgb_to_normal.* is a copy of .*rgb_to_albedo"):
+    with pytest.raises(OmnixError, match=r"rgb_to_normal.* and .*rgb_to_albedo.* are one and"):
         predict(engine, ("albedo", "normal"))
+    # With the right ones the same engine works.
+    for name in ("rgb", "normal"):
+        right = ADAPTERS / "rgb_to_normal" / name / PUBLISHED_NAME
+        shutil.copy(right, root / "rgb_to_normal" / name / PUBLISHED_NAME)
+    engine.load(ignore)
+    assert {"albedo", "normal"} <= set(predict(engine, ("albedo", "normal")))
 
 
 def test_a_probe_that_fails_leaves_no_adapter(weights, monkeypatch):

@@ -214,7 +214,11 @@ def test_a_move_can_be_undone(blender, host, fake_worker, panorama, tmp_path):
     # And done again, with what was painted meanwhile.
     painted = place.part(place.find("hall"), "map_roughness")
     painted.pixels[0] = 0.25
+    worked_on = tmp_path / "omnix" / "hall" / "albedo.png"
+    worked_on.write_bytes(b"mine")
+    (worked_on.parent / "sketches").mkdir()
     blender.ops.omnix.move_maps()
+    assert worked_on.read_bytes() == b"mine"
     assert place.folder_of(place.find("hall")) == tmp_path / "omnix" / "hall"
     assert painted.is_dirty and painted.pixels[0] == pytest.approx(0.25)
 
@@ -297,13 +301,26 @@ def test_maps_that_were_changed_are_not_overwritten(blender, hall, host, panoram
     with pytest.raises(RuntimeError, match=r"The roughness of the place hall .* changed since"):
         blender.ops.omnix.extract_pbr(**arguments)
     image.unpack(method="REMOVE")
+    # A copy has other times and the same content.
     file = tmp_path / "maps" / "albedo.png"
-    later = file.stat().st_mtime + 3600
-    os.utime(file, (later, later))
+    original = file.read_bytes()
+    for each in (tmp_path / "maps").iterdir():
+        os.utime(each, (1e9, 1e9))
+    blender.ops.omnix.extract_pbr(**arguments)
+    write_varied_png(blender, file)
+    # It is remembered over what is written meanwhile.
+    blender.ops.omnix.extract_map(map="metallic")
     before = content(tmp_path / "maps")
     with pytest.raises(RuntimeError, match=r"The albedo of the place hall .* changed since"):
         blender.ops.omnix.extract_pbr(**arguments, maps={"depth"})
     assert content(tmp_path / "maps") == before
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
+    blender.ops.omnix.move_maps()
+    arguments["directory"] = str(tmp_path / "omnix" / "maps")
+    with pytest.raises(RuntimeError, match=r"The albedo of the place hall .* changed since"):
+        blender.ops.omnix.extract_pbr(**arguments)
+    file = tmp_path / "omnix" / "maps" / "albedo.png"
+    assert file.read_bytes() != original
     # Copies in their place are the user's own.
     mine = shutil.copy(file, tmp_path / "mine.png")
     blender.ops.omnix.replace_map(map="albedo", filepath=str(mine))
@@ -372,6 +389,8 @@ def test_one_map_is_extracted_again(blender, hall, host, tmp_path):
     after = content(out)
     old, new = json.loads(earlier.pop("report.json")), json.loads(after.pop("report.json"))
     assert after == earlier
+    files = [report["files"].pop("albedo.png") for report in (old, new)]
+    assert files[0]["sha256"] == files[1]["sha256"]
     renewed = new.pop("renewed")["albedo"]
     assert new == old
     assert renewed["settings"] == old["settings"] | {"maps": ["albedo"]}
@@ -530,6 +549,7 @@ def test_panoramas_of_one_name_have_places_of_their_own(blender, fake_worker, ho
     for number in range(2):
         (tmp_path / str(number)).mkdir()
         files.append(write_varied_png(blender, tmp_path / str(number) / "lobby.png"))
+        files[number].write_bytes(files[number].read_bytes() + bytes(number))  # not a copy
         blender.ops.omnix.extract_pbr(filepath=str(files[number]))
     first, second = (place.find(name) for name in ("lobby", "lobby-2"))
     assert place.folder_of(first) != place.folder_of(second)
@@ -557,7 +577,8 @@ def test_a_packed_panorama_and_a_file_of_one_name_are_two(blender, fake_worker, 
     other.write_bytes(file.read_bytes() + b"\0")
     image = blender.data.images.load(str(file))
     make_world(blender, image)
-    for shown, pack in ((file, False), (other, False), (file, True)):
+    twin = Path(shutil.copy(file, tmp_path / "other" / "twin.png"))
+    for shown, pack in ((file, False), (other, False), (twin, False), (file, True)):
         image.filepath = str(shown)
         if pack:
             image.pack()
@@ -678,6 +699,7 @@ def test_a_linked_place_is_left_to_its_own_file(blender, fake_worker, host, pano
     assert list(place.places()) == []
     with pytest.raises(RuntimeError, match="holds the maps of the place hall"):
         blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=out)
+    assert list(place.linked_from(Path(out))) == ["hall"]
     blender.ops.omnix.load_maps(directory=out)
     (own,) = place.places()
     assert own.library is None and place.name_of(own) == "maps"

@@ -41,7 +41,22 @@ def test_round_trip_keeps_every_map(tmp_path, room):
     for name, limit in tolerance.items():
         assert np.abs(loaded[name] - room[name]).max() <= limit, name
     assert (tmp_path / "set" / maps.PREVIEW).is_file()
-    assert maps.read_report(tmp_path / "set") == REPORT
+    report = maps.read_report(tmp_path / "set")
+    assert set(report.pop("files")) == {spec.filename for spec in maps.MAPS.values()} - {
+        "semantic.png"
+    }
+    assert report == REPORT
+
+
+def test_a_map_that_was_changed_is_known(tmp_path, room):
+    maps.save(tmp_path / "set", room, REPORT)
+    file = tmp_path / "set" / "albedo.png"
+    report = maps.read_report(tmp_path / "set")
+    os.utime(file, (1e9, 1e9))  # a copy
+    assert not maps.was_changed(file, report)
+    file.write_bytes(file.read_bytes() + b"\0")
+    assert maps.was_changed(file, report)
+    assert not maps.was_changed(file, REPORT)  # of a set that does not say
 
 
 def test_nothing_but_the_set_is_left_beside_it(tmp_path, room):

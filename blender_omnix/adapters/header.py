@@ -69,7 +69,7 @@ def read_headers(folder: Path) -> list[Header]:
     Raises OmnixError for one that is unsound, and for an index of parts that names anything but
     safetensors files beside it: whoever follows it would open that.
     """
-    for index in sorted(folder.glob("*.index.json")):
+    for index in sorted(folder.glob("*.safetensors.index*.json")):
         try:
             parts = set(json.loads(index.read_bytes())["weight_map"].values())
             sound = all(Path(part).name == part for part in parts)

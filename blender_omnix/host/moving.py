@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import bpy
 
@@ -32,17 +33,11 @@ def move(here: Path, there: Path) -> None:
             "move the maps yourself."
         )
     maps.refuse_unless_writable(there)
-    # What an undone move has left is the same set.
-    if there.exists() and not (maps.is_map_set(there) and maps.read_report(there) == report):
+    if not there.exists():
+        _copy(here, there, report)
+    # What an undone move has left is the same set, and may have been worked on.
+    elif not (maps.is_map_set(there) and maps.read_report(there) == report):
         raise OmnixError(f"{there} exists already; move it away first.")
-    with maps.MapSetWriter(there) as writer:
-        try:
-            shutil.copytree(here, writer.path("."), dirs_exist_ok=True)
-        except OSError as error:
-            raise OmnixError(
-                f"{here} cannot be copied to {there} ({error.strerror or 'not all of it'})."
-            ) from None
-        writer.publish(report)
     folder = paths.stored(there)
     for collection in place.made_from(here):
         place.set_folder(collection, folder)
@@ -55,3 +50,15 @@ def move(here: Path, there: Path) -> None:
         used = Path(bpy.path.abspath(scene.omnix.folder))
         if scene.library is None and scene.omnix.folder and used.resolve() == here:
             scene.omnix.folder = folder
+
+
+def _copy(here: Path, there: Path, report: dict[str, Any]) -> None:
+    """Copy a map set with all that lies in it, whole or not at all."""
+    with maps.MapSetWriter(there) as writer:
+        try:
+            shutil.copytree(here, writer.path("."), dirs_exist_ok=True)
+        except OSError as error:
+            raise OmnixError(
+                f"{here} cannot be copied to {there} ({error.strerror or 'not all of it'})."
+            ) from None
+        writer.publish(report)

@@ -41,7 +41,7 @@ def _named_apart(panorama: source.Source, *, in_default_folder: bool) -> source.
         folders = [] if standing is None else [place.folder_of(standing)]
         if in_default_folder:
             folders.append(default_folder(name)[0])
-        if not any(_holds_another(folder, panorama) for folder in folders):
+        if not any(place.linked_from(f) or _holds_another(f, panorama) for f in folders):
             break
     return dataclasses.replace(panorama, name=name)
 
@@ -49,8 +49,8 @@ def _named_apart(panorama: source.Source, *, in_default_folder: bool) -> source.
 def _holds_another(folder: Path, panorama: source.Source) -> bool:
     """True where the map set in a folder was made from another panorama.
 
-    Of a file the report tells, while the recorded one is there. Else it is the same where a place
-    of these maps shows its datablock, or by its content.
+    It is the same where it is the recorded file or has its content; and where that file was written
+    for the worker or is gone, where a place of these maps shows its datablock.
     """
     from .build import place
 
@@ -59,15 +59,17 @@ def _holds_another(folder: Path, panorama: source.Source) -> bool:
         made_from, digest = Path(recorded["path"]), recorded["sha256"]
     except (OmnixError, KeyError):
         return False
-    if panorama.scratch is None and made_from.is_file():
-        return panorama.file.is_file() and not made_from.samefile(panorama.file)
-    image = bpy.data.images.get(panorama.image)
-    if image is not None and any(place.source_of(c) == image for c in place.made_from(folder)):
-        return False
     if not panorama.file.is_file():
         return False  # the worker says so
+    if made_from.is_file() and made_from.samefile(panorama.file):
+        return False
     with panorama.file.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() != digest
+        if hashlib.file_digest(file, "sha256").hexdigest() == digest:
+            return False
+    if panorama.scratch is None and made_from.is_file():
+        return True
+    image = bpy.data.images.get(panorama.image)
+    return image is None or all(place.source_of(c) != image for c in place.made_from(folder))
 
 
 def _refuse_to_lose_maps(folder: Path, name: str, wanted: set[str], *, build: bool) -> None:

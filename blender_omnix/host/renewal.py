@@ -85,10 +85,12 @@ def put(renewal: Renewal, made: Path) -> list[str]:
     report, extraction = maps.read_report(renewal.folder), maps.read_report(made)
     report.setdefault("renewed", {})[renewal.map] = extraction
     report.get("replaced", {}).pop(renewal.map, None)
+    filename = maps.MAPS[renewal.map].filename
+    report.setdefault("files", {})[filename] = extraction["files"][filename]
     try:
         text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
         (made / maps.REPORT).write_text(text, "utf-8")
-        for name in (maps.MAPS[renewal.map].filename, maps.PREVIEW, maps.REPORT):
+        for name in (filename, maps.PREVIEW, maps.REPORT):
             _exchange(made / name, renewal.folder / name)
     except OSError as error:
         raise OmnixError(

@@ -210,9 +210,11 @@ class FluxEngine:
             digest = header.sha256(file)
             for entry in itertools.chain.from_iterable(self._entries.values()):
                 if entry["sha256"] == digest:
+                    # Either may be the wrong one, and it is in the transformer.
+                    self.unload()
                     raise OmnixError(
-                        f"The adapter {file} is a copy of {entry['file']}, which is another "
-                        "task's; download the one that belongs there."
+                        f"The adapters {file} and {entry['file']} are one and the same; download "
+                        "both again."
                     )
         added = sampler.add(task, files)
         self._entries[task] = [

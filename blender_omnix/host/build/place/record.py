@@ -19,8 +19,6 @@ from .. import material
 
 # Custom properties of the collection: what it was built from, and the datablocks that are ours.
 STATE, BUILT = "omnix", "omnix_built"
-# Files of a set that are copied or unpacked are not all of one moment.
-_MINUTE = 60.0
 # Parts that are there for an object alone.
 _SERVES = {
     "surface_mesh": "surface",
@@ -64,32 +62,35 @@ def made_from(folder: Path) -> list[bpy.types.Collection]:
 
 def linked_from(folder: Path) -> list[str]:
     """The names of places of other files, linked into this one, whose maps lie in `folder`."""
-    wanted, found = folder.resolve(), []
-    for collection in bpy.data.collections:
-        if BUILT in collection and not is_place(collection):
-            reference = collection.override_library and collection.override_library.reference
-            library = (reference or collection).library
-            used = bpy.path.abspath(collection[STATE]["folder"], library=library)
-            if Path(used).resolve() == wanted:
-                found.append(name_of(collection))
-    return found
+    wanted = folder.resolve()
+    others = [item for item in bpy.data.collections if BUILT in item and not is_place(item)]
+    return [name_of(item) for item in others if folder_of(item).resolve() == wanted]
 
 
 def changed_maps(collection: bpy.types.Collection) -> list[str]:
-    """The maps of a place's set that somebody has worked on since: files younger than the report,
-    which is written last, and packed pictures that are no longer what the file holds."""
-    folder, own, changed = folder_of(collection), own_maps(collection), []
+    """The maps of a place's set that somebody has worked on since: files that are no longer what
+    the report says, and packed pictures that are no longer what the file holds."""
+    folder, own = folder_of(collection), own_maps(collection)
     if not maps.is_map_set(folder):
         return []
-    written = (folder / maps.REPORT).stat().st_mtime + _MINUTE
-    for name, file in maps.map_files(folder).items():
-        image = part(collection, f"map_{name}")
-        if image is None or name in own:
-            continue
-        packed = image.packed_file
-        if file.stat().st_mtime > written or (packed and packed.data != file.read_bytes()):
-            changed.append(name)
-    return changed
+    report = maps.read_report(folder)
+    shown = {
+        name: (part(collection, f"map_{name}"), file)
+        for name, file in maps.map_files(folder).items()
+        if name not in own
+    }
+    return [
+        name
+        for name, (image, file) in shown.items()
+        if image is not None and (maps.was_changed(file, report) or _is_packed_anew(image, file))
+    ]
+
+
+def _is_packed_anew(image: bpy.types.Image, file: Path) -> bool:
+    packed = image.packed_file
+    if packed is None:
+        return False
+    return packed.size != file.stat().st_size or packed.data != file.read_bytes()
 
 
 def own_maps(collection: bpy.types.Collection) -> dict[str, bpy.types.Image]:
@@ -100,11 +101,11 @@ def own_maps(collection: bpy.types.Collection) -> dict[str, bpy.types.Image]:
     return {
         name: image
         for name, image in shown.items()
-        if image.size[0] > 0
-        and (
+        if (
             image.is_dirty
             or Path(bpy.path.abspath(image.filepath)).resolve() != folder / maps.MAPS[name].filename
         )
+        and image.size[0] > 0  # asked last: for this Blender reads the file
     }
 
 
@@ -129,10 +130,12 @@ def folder_of(collection: bpy.types.Collection) -> Path:
     Where the .blend was saved elsewhere since, Blender has kept the paths of images right: then it
     is the folder of the place's images.
     """
-    recorded = Path(bpy.path.abspath(collection[STATE]["folder"]))
-    built = built_of(collection)
+    overridden = collection.override_library
+    library = (overridden.reference if overridden else collection).library
+    recorded = Path(bpy.path.abspath(collection[STATE]["folder"], library=library))
+    images = [built_of(collection)[f"map_{name}"] for name in maps_of(collection)]
     images_in = (
-        Path(bpy.path.abspath(built[f"map_{name}"].filepath)).parent for name in maps_of(collection)
+        Path(bpy.path.abspath(image.filepath, library=image.library)).parent for image in images
     )
     return next(filter(maps.is_map_set, (recorded, *images_in)), recorded)
 

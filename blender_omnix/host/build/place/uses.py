@@ -144,6 +144,7 @@ def save_maps(collection: bpy.types.Collection, folder: Path) -> list[str]:
     replaced = {name: str(file) for name, file in files.items() if file != own.get(name)}
     changed = list(own_maps(collection))
     report = maps.read_report(source) | {"replaced": replaced}
+    report.pop("files", None)  # those that are written now
     with maps.MapSetWriter(folder) as writer:
         try:
             for name, image in textures.items():
