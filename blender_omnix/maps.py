@@ -257,7 +257,8 @@ class MapSetWriter:
         """
         try:
             files = {p.name: _mark(p) for p in map_files(self._partial).values()}
-            report = {"files": files} | dict(report)
+            report = dict(report)
+            report.setdefault("files", files)
             text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
             self.path(REPORT).write_text(text + "\n", encoding="utf-8")
             self._replace()
