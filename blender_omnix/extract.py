@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -359,8 +358,7 @@ def _versions() -> dict[str, str]:
 
 def _sha256(file: Path) -> str:
     try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return maps.sha256(file)
     except OSError as error:
         raise OmnixError(f"{file} cannot be read ({error.strerror or error}).") from None
 

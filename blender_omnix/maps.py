@@ -116,11 +116,15 @@ def map_files(folder: Path | str) -> dict[str, Path]:
     return {name: path for name, path in paths.items() if path.is_file()}
 
 
+def sha256(file: Path | str) -> str:
+    """Hexadecimal SHA-256 of a file. Raises OSError."""
+    with Path(file).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def _mark(file: Path) -> dict[str, Any]:
     """By what a file of a set is known again."""
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"sha256": digest, "mtime_ns": file.stat().st_mtime_ns}
+    return {"sha256": sha256(file), "mtime_ns": file.stat().st_mtime_ns}
 
 
 def was_changed(file: Path, report: Mapping[str, Any]) -> bool:
@@ -129,7 +133,7 @@ def was_changed(file: Path, report: Mapping[str, Any]) -> bool:
     written = report.get("files", {}).get(file.name)
     if written is None or written["mtime_ns"] == file.stat().st_mtime_ns:
         return False
-    return written["sha256"] != _mark(file)["sha256"]
+    return written["sha256"] != sha256(file)
 
 
 def check_arrays(maps: MapArrays) -> None:

@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from blender_omnix.adapters.header import sha256
 from blender_omnix.adapters.inject import activate
 from blender_omnix.engines.base import Engine
 from blender_omnix.engines.compact.engine import (
@@ -25,6 +24,7 @@ from blender_omnix.engines.compact.engine import (
 )
 from blender_omnix.engines.compact.network import TASKS
 from blender_omnix.errors import Cancelled, OmnixError
+from blender_omnix.maps import sha256
 from blender_omnix.panorama import frames
 
 ALL = ("albedo", "normal", "roughness", "metallic", "depth")

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OmnixError
+from ..maps import sha256
 from . import find, layout
 from .effect import Effect
 from .find import Found
-from .header import Header, read_header, sha256
+from .header import Header, read_header
 from .inspection import Inspection, inspect
 from .report import Measured
 

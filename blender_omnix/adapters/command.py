@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OmnixError
+from ..maps import sha256
 from .check import Checked, Measure, check
-from .header import printable, sha256
+from .header import printable
 from .inspection import PROBLEMS
 from .report import findings, table
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -131,12 +130,6 @@ def readable(name: str) -> str:
     """A tensor's name as a sentence may show it: a file can put anything there."""
     name = printable(name)
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
-
-
-def sha256(file: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with Path(file).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write(

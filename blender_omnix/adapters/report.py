@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .header import printable, sha256
+from ..maps import sha256
+from .header import printable
 from .inspection import PROBLEMS, Inspection
 
 if TYPE_CHECKING:

@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
-import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -15,94 +12,7 @@ import bpy
 
 from .. import maps
 from ..errors import OmnixError
-from . import job, moving, paths, preferences, properties, renewal, source
-
-
-def default_folder(name: str) -> tuple[Path, list[str]]:
-    """Where the maps of a panorama go unless told otherwise, and a note for an unsaved file."""
-    folder = bpy.path.clean_name(name) or "panorama"
-    if bpy.data.filepath:
-        return _beside_blend() / folder, []
-    root = bpy.utils.extension_path_user(preferences.ADDON, path="maps", create=True)
-    return Path(root) / folder, [
-        "The file is not saved, so its maps are in the extension's own folder; "
-        "save it and use Move Maps Next to .blend."
-    ]
-
-
-def _named_apart(panorama: source.Source, *, in_default_folder: bool) -> source.Source:
-    """The panorama under a name that no other has: numbered where another file of that name has a
-    place in this .blend, or maps in the folder where its own would go."""
-    from .build import place
-
-    for number in itertools.count(1):
-        name = panorama.name if number == 1 else f"{panorama.name}-{number}"
-        standing = place.find(name)
-        folders = [] if standing is None else [place.folder_of(standing)]
-        if in_default_folder:
-            folders.append(default_folder(name)[0])
-        if not any(place.linked_from(f) or _holds_another(f, panorama) for f in folders):
-            break
-    return dataclasses.replace(panorama, name=name)
-
-
-def _holds_another(folder: Path, panorama: source.Source) -> bool:
-    """True where the map set in a folder was made from another panorama.
-
-    It is the same where it is the recorded file or has its content; and where that file was written
-    for the worker or is gone, where a place of these maps shows its datablock.
-    """
-    from .build import place
-
-    try:
-        recorded = maps.read_report(folder)["source"]
-        made_from, digest = Path(recorded["path"]), recorded["sha256"]
-    except (OmnixError, KeyError):
-        return False
-    if not panorama.file.is_file():
-        return False  # the worker says so
-    if made_from.is_file() and made_from.samefile(panorama.file):
-        return False
-    with panorama.file.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() == digest:
-            return False
-    if panorama.scratch is None and made_from.is_file():
-        return True
-    image = bpy.data.images.get(panorama.image)
-    return image is None or all(place.source_of(c) != image for c in place.made_from(folder))
-
-
-def _refuse_to_lose_maps(folder: Path, name: str, wanted: set[str], *, build: bool) -> None:
-    """Raise OmnixError where new maps of the place `name` would leave a place without its own."""
-    from .build import place
-
-    if build and "depth" not in wanted:
-        raise OmnixError(
-            "A place is built from a depth map; choose Depth among the maps, or switch Build Place "
-            "off."
-        )
-    standing = place.made_from(folder)
-    names = [place.name_of(item) for item in standing if place.name_of(item) != name]
-    for other in (*names, *place.linked_from(folder)):
-        raise OmnixError(
-            f"{folder} holds the maps of the place {other}, which would be lost; choose another "
-            "folder, or leave Output empty."
-        )
-    for collection in standing:
-        if changed := place.changed_maps(collection):
-            raise OmnixError(
-                f"The {', '.join(changed)} of the place {name} in {folder} changed since they were "
-                "extracted, which would be lost; put copies in their place with Replace Map first, "
-                "or choose another folder."
-            )
-        used = set(place.maps_of(collection)) - set(place.own_maps(collection))
-        missing = [key for key in maps.REQUESTABLE if key in used and key not in wanted]
-        # A place that is built anew does without what was not asked for.
-        if missing and not (build and collection == place.find(name)):
-            raise OmnixError(
-                f"The place {name} uses the {', '.join(missing)} in {folder}, which would be lost; "
-                "choose these maps too, another folder, or Build Place."
-            )
+from . import destination, job, moving, paths, preferences, properties, renewal, source
 
 
 class Extraction:
@@ -182,12 +92,12 @@ class OMNIX_OT_extract_pbr(Extraction, bpy.types.Operator):
             panorama = source.from_choices(context.scene)
         else:
             panorama = source.from_world(context.scene.world)
-        panorama = _named_apart(panorama, in_default_folder=not self.directory)
+        panorama = destination.named_apart(panorama, in_default_folder=not self.directory)
         if self.directory:
             folder, notes = paths.chosen(self.directory), []
         else:
-            folder, notes = default_folder(panorama.name)
-        _refuse_to_lose_maps(folder, panorama.name, self.maps, build=self.build)
+            folder, notes = destination.default_folder(panorama.name)
+        destination.refuse_to_lose_maps(folder, panorama.name, self.maps, build=self.build)
         started = job.Job(
             source=panorama,
             folder=folder,
@@ -326,7 +236,7 @@ def _apply(ended: job.Job) -> None:
     if ended.renewal is None:
         if ended.build:
             # What the nested operator reports goes to the terminal alone.
-            ended.notes += _kept_and_lost(ended.source.name, ended.folder)
+            ended.notes += destination.kept_and_lost(ended.source.name, ended.folder)
         bpy.ops.omnix.load_maps(
             "EXEC_DEFAULT",
             True,
@@ -404,9 +314,9 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
         # Imports numpy, for which enabling the add-on should not wait.
         from .build import build_place, place
 
-        name = self.name or _name_for(folder)
+        name = self.name or destination.name_for(folder)
         new = place.find(name) is None
-        notes = _kept_and_lost(name, folder)
+        notes = destination.kept_and_lost(name, folder)
         collection = build_place(
             context,
             folder,
@@ -420,40 +330,6 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
             place.follow_world(collection, source.showing(world))
         for note in notes:
             self.report({"WARNING"}, note)
-
-
-def _name_for(folder: Path) -> str:
-    """The name of the place that stands on the maps in a folder, else the folder's, numbered where
-    a place made from another folder is called so."""
-    from .build import place
-
-    for standing in place.made_from(folder):
-        return place.name_of(standing)
-    numbered = (f"{folder.name}-{number}" for number in itertools.count(2))
-    names = itertools.chain([folder.name], numbered)
-    return next(name for name in names if place.find(name) is None)
-
-
-def _kept_and_lost(name: str, folder: Path) -> list[str]:
-    """Notes on what the place of that name keeps of the user's instead of the maps in `folder`, and
-    where it shows a map alone that these lack."""
-    from .build import place
-
-    standing = place.find(name)
-    if standing is None:
-        return []
-    notes, own = [], place.own_maps(standing)
-    if own:
-        notes.append(
-            f"The place keeps your own {', '.join(own)}; Replace Map or Extract Map Again gives it "
-            "the new."
-        )
-    shown = place.shown_map(standing)
-    if shown is not None and shown not in maps.map_files(folder) | own:
-        notes.append(
-            f"The place showed its {shown} map, which the new maps lack; it shows itself again."
-        )
-    return notes
 
 
 class OMNIX_OT_cancel(bpy.types.Operator):
@@ -538,11 +414,11 @@ class OMNIX_OT_move_maps(bpy.types.Operator):
             cls.poll_message_set("Save the file first")
             return False
         parent = Path(bpy.path.abspath(folder)).resolve().parent
-        return bool(folder) and parent != _beside_blend().resolve()
+        return bool(folder) and parent != destination.beside_blend().resolve()
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         here = Path(bpy.path.abspath(context.scene.omnix.folder))
-        there = _beside_blend() / here.name
+        there = destination.beside_blend() / here.name
         try:
             moving.move(here, there)
         except OmnixError as error:
@@ -550,10 +426,6 @@ class OMNIX_OT_move_maps(bpy.types.Operator):
             return {"CANCELLED"}
         self.report({"INFO"}, f"Maps are in {there}; this file needs those in {here} no more")
         return {"FINISHED"}
-
-
-def _beside_blend() -> Path:
-    return Path(bpy.path.abspath("//")) / "omnix"
 
 
 CLASSES = (

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from ...adapters import report
 from ...adapters.effect import Effect, effects, require
-from ...adapters.header import sha256
 from ...adapters.inject import activate, inject
 from ...errors import Cancelled, OmnixError
+from ...maps import sha256
 from ...panorama import frames, planes, resample
 from ..base import Prediction
 from .network import STRIDE, TASKS, CompactNetwork, adapted_modules

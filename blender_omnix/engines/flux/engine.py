@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ...adapters import find, header, report
+from ...adapters import find, report
 from ...errors import Cancelled, OmnixError
+from ...maps import sha256
 from ...panorama import resample
 from . import autoencoder, components, conditions, pipeline, prompt, readout
 from .sampler import Sampler
@@ -207,7 +208,7 @@ class FluxEngine:
             return
         files = find.task_files(self.root, task)
         for file in files.values():
-            digest = header.sha256(file)
+            digest = sha256(file)
             for entry in itertools.chain.from_iterable(self._entries.values()):
                 if entry["sha256"] == digest:
                     # Either may be the wrong one, and it is in the transformer.

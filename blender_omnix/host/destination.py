@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which name and folder maps get, and what they must not replace there."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import bpy
+
+from .. import maps
+from ..errors import OmnixError
+from . import preferences, source
+
+
+def beside_blend() -> Path:
+    """The folder of the map sets beside the saved .blend file."""
+    return Path(bpy.path.abspath("//")) / "omnix"
+
+
+def default_folder(name: str) -> tuple[Path, list[str]]:
+    """Where the maps of a panorama go unless told otherwise, and a note for an unsaved file."""
+    folder = bpy.path.clean_name(name) or "panorama"
+    if bpy.data.filepath:
+        return beside_blend() / folder, []
+    root = bpy.utils.extension_path_user(preferences.ADDON, path="maps", create=True)
+    return Path(root) / folder, [
+        "The file is not saved, so its maps are in the extension's own folder; "
+        "save it and use Move Maps Next to .blend."
+    ]
+
+
+def named_apart(panorama: source.Source, *, in_default_folder: bool) -> source.Source:
+    """The panorama under a name that no other has: numbered where another file of that name has a
+    place in this .blend, or maps in the folder where its own would go."""
+    from .build import place
+
+    for number in itertools.count(1):
+        name = panorama.name if number == 1 else f"{panorama.name}-{number}"
+        standing = place.find(name)
+        folders = [] if standing is None else [place.folder_of(standing)]
+        if in_default_folder:
+            folders.append(default_folder(name)[0])
+        if not any(place.linked_from(f) or _holds_another(f, panorama) for f in folders):
+            break
+    return dataclasses.replace(panorama, name=name)
+
+
+def _holds_another(folder: Path, panorama: source.Source) -> bool:
+    """True where the map set in a folder was made from another panorama.
+
+    It is the same where it is the recorded file or has its content; and where that file was written
+    for the worker or is gone, where a place of these maps shows its datablock.
+    """
+    from .build import place
+
+    try:
+        recorded = maps.read_report(folder)["source"]
+        made_from, digest = Path(recorded["path"]), recorded["sha256"]
+    except (OmnixError, KeyError):
+        return False
+    if not panorama.file.is_file():
+        return False  # the worker says so
+    if made_from.is_file() and made_from.samefile(panorama.file):
+        return False
+    if maps.sha256(panorama.file) == digest:
+        return False
+    if panorama.scratch is None and made_from.is_file():
+        return True
+    image = bpy.data.images.get(panorama.image)
+    return image is None or all(place.source_of(c) != image for c in place.made_from(folder))
+
+
+def refuse_to_lose_maps(folder: Path, name: str, wanted: set[str], *, build: bool) -> None:
+    """Raise OmnixError where new maps of the place `name` would leave a place without its own."""
+    from .build import place
+
+    if build and "depth" not in wanted:
+        raise OmnixError(
+            "A place is built from a depth map; choose Depth among the maps, or switch Build Place "
+            "off."
+        )
+    standing = place.made_from(folder)
+    names = [place.name_of(item) for item in standing if place.name_of(item) != name]
+    for other in (*names, *place.linked_from(folder)):
+        raise OmnixError(
+            f"{folder} holds the maps of the place {other}, which would be lost; choose another "
+            "folder, or leave Output empty."
+        )
+    for collection in standing:
+        if changed := place.changed_maps(collection):
+            raise OmnixError(
+                f"The {', '.join(changed)} of the place {name} in {folder} changed since they were "
+                "extracted, which would be lost; put copies in their place with Replace Map first, "
+                "or choose another folder."
+            )
+        used = set(place.maps_of(collection)) - set(place.own_maps(collection))
+        missing = [key for key in maps.REQUESTABLE if key in used and key not in wanted]
+        # A place that is built anew does without what was not asked for.
+        if missing and not (build and collection == place.find(name)):
+            raise OmnixError(
+                f"The place {name} uses the {', '.join(missing)} in {folder}, which would be lost; "
+                "choose these maps too, another folder, or Build Place."
+            )
+
+
+def name_for(folder: Path) -> str:
+    """The name of the place that stands on the maps in a folder, else the folder's, numbered where
+    a place made from another folder is called so."""
+    from .build import place
+
+    for standing in place.made_from(folder):
+        return place.name_of(standing)
+    numbered = (f"{folder.name}-{number}" for number in itertools.count(2))
+    names = itertools.chain([folder.name], numbered)
+    return next(name for name in names if place.find(name) is None)
+
+
+def kept_and_lost(name: str, folder: Path) -> list[str]:
+    """Notes on what the place of that name keeps of the user's instead of the maps in `folder`, and
+    where it shows a map alone that these lack."""
+    from .build import place
+
+    standing = place.find(name)
+    if standing is None:
+        return []
+    notes, own = [], place.own_maps(standing)
+    if own:
+        notes.append(
+            f"The place keeps your own {', '.join(own)}; Replace Map or Extract Map Again gives it "
+            "the new."
+        )
+    shown = place.shown_map(standing)
+    if shown is not None and shown not in maps.map_files(folder) | own:
+        notes.append(
+            f"The place showed its {shown} map, which the new maps lack; it shows itself again."
+        )
+    return notes
