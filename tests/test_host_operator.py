@@ -205,6 +205,10 @@ def test_a_move_can_be_undone(blender, host, fake_worker, panorama, tmp_path):
     there = tmp_path / "else" / "hall"
     blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(there))
     blender.ops.ed.undo_push(message="Before")
+    # Of a set from before reports told of their files.
+    report = maps.read_report(there)
+    del report["files"]
+    (there / "report.json").write_text(json.dumps(report))
     blender.ops.omnix.move_maps("EXEC_DEFAULT", True)
     blender.ops.ed.undo()
     blender.ops.wm.save_mainfile()
@@ -325,6 +329,63 @@ def test_maps_that_were_changed_are_not_overwritten(blender, hall, host, panoram
     mine = shutil.copy(file, tmp_path / "mine.png")
     blender.ops.omnix.replace_map(map="albedo", filepath=str(mine))
     assert blender.ops.omnix.extract_pbr(**arguments) == {"FINISHED"}
+
+
+def test_what_was_packed_is_not_lost_to_maps_elsewhere(blender, hall, host, panorama, tmp_path):
+    image = host("build").place.part(hall, "map_roughness")
+    image.pixels[0] = 0.25
+    image.pack()
+    with pytest.raises(RuntimeError, match=r"The roughness of the place hall .* changed since"):
+        blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(tmp_path / "two"))
+    assert image.pixels[0] == pytest.approx(0.25, abs=0.003)
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_maps_that_were_changed_are_kept_without_a_place(
+    blender, fake_worker, panorama, tmp_path, built
+):
+    arguments = {"filepath": str(panorama), "directory": str(tmp_path / "maps"), "build": built}
+    blender.ops.omnix.extract_pbr(**arguments)
+    if built:
+        blender.ops.omnix.remove_place()
+    mine = write_varied_png(blender, tmp_path / "maps" / "albedo.png").read_bytes()
+    with pytest.raises(RuntimeError, match=r"The albedo in .* changed since"):
+        blender.ops.omnix.extract_pbr(**arguments)
+    assert (tmp_path / "maps" / "albedo.png").read_bytes() == mine
+
+
+def test_a_file_saved_elsewhere_gets_new_maps_there(blender, fake_worker, host, panorama, tmp_path):
+    place = host("build").place
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / name / "place.blend"))
+        blender.ops.omnix.extract_pbr(filepath=str(panorama))
+        (collection,) = place.places()
+        assert place.folder_of(collection) == tmp_path / name / "omnix" / "hall"
+        assert not place.own_maps(collection)
+        shown = Path(blender.path.abspath(place.part(collection, "map_depth").filepath))
+        assert shown.parent == tmp_path / name / "omnix" / "hall"
+    # A map of one's own stays one, wherever it lies.
+    saved = tmp_path / "saved"
+    blender.ops.omnix.save_maps(directory=str(saved))
+    blender.ops.omnix.replace_map(map="albedo", filepath=str(saved / "albedo.png"))
+    (tmp_path / "three").mkdir()
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "three" / "place.blend"))
+    blender.ops.omnix.extract_pbr(filepath=str(panorama))
+    assert list(place.own_maps(collection)) == ["albedo"]
+
+
+def test_maps_loaded_by_hand_are_renewed_whatever_their_place_is_called(
+    blender, fake_worker, host, tmp_path
+):
+    place = host("build").place
+    file = write_varied_png(blender, tmp_path / "living room.png")
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
+    blender.ops.omnix.extract_pbr(filepath=str(file), build=False)
+    blender.ops.omnix.load_maps(directory=blender.context.scene.omnix.folder)
+    for _ in range(2):
+        blender.ops.omnix.extract_pbr(filepath=str(file))
+        assert [place.name_of(item) for item in place.places()] == ["living_room"]
 
 
 def test_an_own_map_that_is_gone_is_given_up(blender, hall, host, panorama, tmp_path):
@@ -606,6 +667,7 @@ def test_the_maps_of_a_place_are_not_replaced_by_those_of_another(
 ):
     earlier = content(tmp_path / "maps")
     other = write_varied_png(blender, tmp_path / "other.png")
+    other.write_bytes(other.read_bytes() + b"\0")  # not a copy
     with pytest.raises(RuntimeError, match="holds the maps of the place hall"):
         blender.ops.omnix.extract_pbr(filepath=str(other), directory=str(tmp_path / "maps"))
     assert content(tmp_path / "maps") == earlier

@@ -47,6 +47,17 @@ def named_apart(panorama: source.Source, *, in_default_folder: bool) -> source.S
     return dataclasses.replace(panorama, name=name)
 
 
+def as_there(panorama: source.Source, folder: Path) -> source.Source:
+    """The panorama under the name of the place that stands on its maps in a folder, if one does,
+    whatever that is called: it is renewed."""
+    from .build import place
+
+    names = {place.name_of(item) for item in place.made_from(folder)}
+    if len(names) != 1 or _holds_another(folder, panorama):
+        return panorama
+    return dataclasses.replace(panorama, name=names.pop())
+
+
 def _holds_another(folder: Path, panorama: source.Source) -> bool:
     """True where the map set in a folder was made from another panorama.
 
@@ -88,17 +99,27 @@ def refuse_to_lose_maps(folder: Path, name: str, wanted: set[str], *, build: boo
             f"{folder} holds the maps of the place {other}, which would be lost; choose another "
             "folder, or leave Output empty."
         )
-    for collection in standing:
+    if not standing and maps.is_map_set(folder):
+        report = maps.read_report(folder)
+        files = maps.map_files(folder)
+        if changed := [key for key, file in files.items() if maps.was_changed(file, report)]:
+            raise OmnixError(
+                f"The {', '.join(changed)} in {folder} changed since they were extracted, which "
+                "would be lost; move that folder away, or choose another."
+            )
+    renewed = place.find(name) if build else None
+    for collection in {*standing, renewed} - {None}:
         if changed := place.changed_maps(collection):
             raise OmnixError(
-                f"The {', '.join(changed)} of the place {name} in {folder} changed since they were "
-                "extracted, which would be lost; put copies in their place with Replace Map first, "
-                "or choose another folder."
+                f"The {', '.join(changed)} of the place {name} in {place.folder_of(collection)} "
+                "changed since they were extracted, which would be lost; put copies in their place "
+                "with Replace Map first."
             )
+    for collection in standing:
         used = set(place.maps_of(collection)) - set(place.own_maps(collection))
         missing = [key for key in maps.REQUESTABLE if key in used and key not in wanted]
         # A place that is built anew does without what was not asked for.
-        if missing and not (build and collection == place.find(name)):
+        if missing and collection != renewed:
             raise OmnixError(
                 f"The place {name} uses the {', '.join(missing)} in {folder}, which would be lost; "
                 "choose these maps too, another folder, or Build Place."

@@ -36,7 +36,7 @@ def move(here: Path, there: Path) -> None:
     if not there.exists():
         _copy(here, there, report)
     # What an undone move has left is the same set, and may have been worked on.
-    elif not (maps.is_map_set(there) and maps.read_report(there) == report):
+    elif not (maps.is_map_set(there) and _alike(maps.read_report(there), report)):
         raise OmnixError(f"{there} exists already; move it away first.")
     folder = paths.stored(there)
     for collection in place.made_from(here):
@@ -50,6 +50,11 @@ def move(here: Path, there: Path) -> None:
         used = Path(bpy.path.abspath(scene.omnix.folder))
         if scene.library is None and scene.omnix.folder and used.resolve() == here:
             scene.omnix.folder = folder
+
+
+def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether reports are of one set; a copy is told its files where the original was not."""
+    return all(one.get(key) == other.get(key) for key in {*one, *other} - {"files"})
 
 
 def _copy(here: Path, there: Path, report: dict[str, Any]) -> None:

@@ -97,6 +97,7 @@ class OMNIX_OT_extract_pbr(Extraction, bpy.types.Operator):
             folder, notes = paths.chosen(self.directory), []
         else:
             folder, notes = destination.default_folder(panorama.name)
+        panorama = destination.as_there(panorama, folder)
         destination.refuse_to_lose_maps(folder, panorama.name, self.maps, build=self.build)
         started = job.Job(
             source=panorama,

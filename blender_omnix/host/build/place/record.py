@@ -7,6 +7,7 @@ renaming loses nothing and nothing of the user's is ever taken for ours.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -127,8 +128,8 @@ def maps_of(collection: bpy.types.Collection) -> list[str]:
 def folder_of(collection: bpy.types.Collection) -> Path:
     """The map set a place was built from.
 
-    Where the .blend was saved elsewhere since, Blender has kept the paths of images right: then it
-    is the folder of the place's images.
+    It is the one that most of its images lie in: where the .blend was saved elsewhere since,
+    Blender has kept their paths right, and what is recorded is right where they have gone.
     """
     overridden = collection.override_library
     library = (overridden.reference if overridden else collection).library
@@ -137,7 +138,9 @@ def folder_of(collection: bpy.types.Collection) -> Path:
     images_in = (
         Path(bpy.path.abspath(image.filepath, library=image.library)).parent for image in images
     )
-    return next(filter(maps.is_map_set, (recorded, *images_in)), recorded)
+    # Of as many the recorded one, which is counted first.
+    likely = [folder for folder, _ in Counter((recorded, *images_in)).most_common()]
+    return next(filter(maps.is_map_set, likely), recorded)
 
 
 def set_folder(collection: bpy.types.Collection, folder: str) -> None:
