@@ -122,7 +122,7 @@ def extract(
     with maps.MapSetWriter(out) as writer:
         stages.enter("Reading", 0.0)
         source, linear, notes = _read(Path(file), settings)
-        digest = _sha256(Path(file))
+        digest = maps.sha256(file)
         encoded, stops = tonemap.expose(
             linear, settings.exposure, display_referred=not source.linear
         )
@@ -354,13 +354,6 @@ def _versions() -> dict[str, str]:
         if module is not None:
             found[name] = str(getattr(module, "__version__", "unknown"))
     return found
-
-
-def _sha256(file: Path) -> str:
-    try:
-        return maps.sha256(file)
-    except OSError as error:
-        raise OmnixError(f"{file} cannot be read ({error.strerror or error}).") from None
 
 
 def _describe(file: Path, digest: str, source: images.Panorama, stops: float) -> dict[str, Any]:

@@ -117,9 +117,12 @@ def map_files(folder: Path | str) -> dict[str, Path]:
 
 
 def sha256(file: Path | str) -> str:
-    """Hexadecimal SHA-256 of a file. Raises OSError."""
-    with Path(file).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """Hexadecimal SHA-256 of a file. Raises OmnixError where it cannot be read."""
+    try:
+        with Path(file).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise OmnixError(f"{file} cannot be read ({error.strerror or error}).") from None
 
 
 def _mark(file: Path) -> dict[str, Any]:
@@ -129,7 +132,7 @@ def _mark(file: Path) -> dict[str, Any]:
 
 def was_changed(file: Path, report: Mapping[str, Any]) -> bool:
     """Whether somebody has changed a map of a set since it was written, by the set's report. A copy
-    may have another time; then its content tells. Raises OSError."""
+    may have another time; then its content tells. Raises OmnixError where it cannot be read."""
     written = report.get("files", {}).get(file.name)
     if written is None or written["mtime_ns"] == file.stat().st_mtime_ns:
         return False

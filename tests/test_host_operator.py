@@ -655,6 +655,24 @@ def test_a_packed_panorama_and_a_file_of_one_name_are_two(blender, fake_worker, 
     shutil.rmtree(place.folder_of(place.find("attic")).parent)
 
 
+def test_a_panorama_that_cannot_be_read_is_a_sentence(
+    blender, hall, host, panorama, tmp_path, monkeypatch
+):
+    """Also where its content must tell whether it is that of a place."""
+    (tmp_path / "other").mkdir()
+    twin = Path(shutil.copy(panorama, tmp_path / "other" / "hall.png"))
+    usual = Path.open
+
+    def refused(path, *arguments, **named):
+        if path == twin:
+            raise PermissionError(13, "Permission denied", str(path))
+        return usual(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(RuntimeError, match=r"other/hall.png cannot be read \(Permission denied"):
+        blender.ops.omnix.extract_pbr(filepath=str(twin))
+
+
 def test_images_whose_names_blender_numbered_are_two(blender, host):
     for _ in range(2):
         blender.data.images.new("pano", 128, 64)
