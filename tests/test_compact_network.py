@@ -114,6 +114,11 @@ def test_padding_continues_over_the_poles():
     torch.testing.assert_close(padded[1:-1, -1], x[0, 0, :, 0])
 
 
+def test_the_gradient_of_padding_is_that_of_its_slices():
+    x = torch.rand(2, 3, 4, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(pad_sphere, (x,))
+
+
 @pytest.mark.parametrize("height", [32, 96])
 def test_other_sizes(injected, height):
     maps = all_maps(injected, torch.rand(2, 3, height, 2 * height))

@@ -41,8 +41,9 @@ def repaint(
     for _ in range(int(rng.integers(1, 5))):
         row = int(np.arccos(rng.uniform(-1.0, 1.0)) / np.pi * height * 0.999)
         spot = (row, int(rng.integers(width)))
-        alike = np.abs(np.log(painted / painted[spot])).max(-1) < rng.uniform(0.15, 0.7)
-        parallel = (facing * facing[spot]).sum(-1) > 0.9
+        red, green, blue = np.moveaxis(np.abs(np.log(painted / painted[spot])), -1, 0)
+        alike = np.maximum(np.maximum(red, green), blue) < rng.uniform(0.15, 0.7)
+        parallel = facing @ facing[spot] > 0.9
         where = [alike, parallel, alike & parallel][rng.integers(3)] & (maps["valid"][..., 0] > 0)
         if not where.any():
             continue

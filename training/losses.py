@@ -35,7 +35,7 @@ def total(predicted: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, 
 def area(target: dict[str, Tensor]) -> Tensor:
     """Solid angle x valid, (B, 1, H, W)."""
     valid = target["valid"]
-    return latitudes(valid.shape[2]).to(valid).cos()[None, None, :, None] * valid
+    return latitudes(valid.shape[2], valid.device).cos()[None, None, :, None] * valid
 
 
 def weights(target: dict[str, Tensor]) -> Tensor:
@@ -121,7 +121,7 @@ def surface_normals(log_depth: Tensor) -> Tensor:
     """
     height, width = log_depth.shape[2:]
     distance = (log_depth - log_depth.mean((2, 3), keepdim=True)).clamp(-8, 8).exp()
-    latitude = latitudes(height).to(distance)[:, None]
+    latitude = latitudes(height, distance.device)[:, None]
     cosine, sine = latitude.cos(), latitude.sin()
     step = 2 * math.pi / width
     inner = distance[:, :, 1:-1]
@@ -152,7 +152,7 @@ def pbr(roughness: Tensor, metallic: Tensor, target: dict[str, Tensor]) -> Tenso
 
 def sky(logit: Tensor, target: dict[str, Tensor]) -> Tensor:
     """Cross-entropy of the sky mask."""
-    weight = latitudes(logit.shape[2]).to(logit).cos()[None, None, :, None].expand_as(logit)
+    weight = latitudes(logit.shape[2], logit.device).cos()[None, None, :, None].expand_as(logit)
     truth = 1.0 - target["valid"]
     return mean(F.binary_cross_entropy_with_logits(logit, truth, reduction="none"), weight)
 

@@ -13,6 +13,7 @@ Tensors are (B, C, H, W) float32, width = 2 x height, row 0 at the top, H a mult
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,14 +35,39 @@ _NEAREST_SINE = 0.2
 
 def pad_sphere(x: Tensor) -> Tensor:
     """Pads by one pixel: circular in u; over a pole the neighbour is half a turn away."""
-    half = x.shape[-1] // 2
-    x = torch.cat([x[:, :, :1].roll(half, -1), x, x[:, :, -1:].roll(half, -1)], 2)
-    return torch.cat([x[..., -1:], x, x[..., :1]], 3)
+    return _PadSphere.apply(x)
 
 
-def latitudes(height: int) -> Tensor:
-    """Latitude in radians of the pixel centres of each row, from the top, shape (H,)."""
-    return math.pi * (0.5 - (torch.arange(height) + 0.5) / height)
+class _PadSphere(torch.autograd.Function):
+    """Padding with its gradient in one pass: that of the slices would fill and add a tensor of the
+    whole size for each of the four edges."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        half = x.shape[-1] // 2
+        x = torch.cat([x[:, :, :1].roll(half, -1), x, x[:, :, -1:].roll(half, -1)], 2)
+        return torch.cat([x[..., -1:], x, x[..., :1]], 3)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        half = (gradient.shape[-1] - 2) // 2
+        inner = gradient[:, :, 1:-1, 1:-1].clone(memory_format=torch.preserve_format)
+        inner[..., -1] += gradient[:, :, 1:-1, 0]
+        inner[..., 0] += gradient[:, :, 1:-1, -1]
+        for row in (0, -1):
+            beyond = gradient[:, :, row, 1:-1].clone()
+            beyond[..., -1] += gradient[:, :, row, 0]
+            beyond[..., 0] += gradient[:, :, row, -1]
+            inner[:, :, row] += beyond.roll(half, -1)
+        return inner
+
+
+def latitudes(height: int, device: torch.device) -> Tensor:
+    """Latitude in radians of the pixel centres of each row, from the top: (H,) float32.
+
+    Made on the device: a copy to a GPU would wait until all that it was given to do is done.
+    """
+    return math.pi * (0.5 - (torch.arange(height, device=device) + 0.5) / height)
 
 
 def conv3(inputs: int, outputs: int) -> nn.Conv2d:
@@ -105,7 +131,7 @@ class Encoder(nn.Module):
 
     def forward(self, panorama: Tensor) -> Features:
         x = F.pixel_unshuffle(panorama - 0.5, 2)
-        latitude = latitudes(x.shape[2]).to(x)
+        latitude = latitudes(x.shape[2], x.device).to(x)
         position = torch.stack([latitude.sin(), latitude.cos()])[None, :, :, None]
         x = torch.cat([x, position.expand(len(x), 2, *x.shape[2:])], 1)
         x0 = self.level0(F.relu(self.stem(pad_sphere(x))))
@@ -198,7 +224,7 @@ class CompactNetwork(nn.Module):
         if task == "albedo":
             seen = torch.logit(panorama.clamp(_LOGIT_MARGIN, 1 - _LOGIT_MARGIN))
             return {"albedo": torch.sigmoid(seen + raw)}
-        latitude = latitudes(raw.shape[2]).to(raw)
+        latitude = latitudes(raw.shape[2], raw.device).to(raw)
         if task == "normal":
             viewer = torch.stack([torch.zeros_like(latitude), -latitude.cos(), -latitude.sin()])
             return {"normal": F.normalize(raw + viewer[None, :, :, None], dim=1)}
