@@ -1,6 +1,7 @@
 # Every target sets up what it needs. Needs GNU make and Python 3.11; honours pip's own variables
 # (PIP_INDEX_URL, PIP_FIND_LINKS, ...) and WHEELHOUSE=folder, a folder of wheels to install from.
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python

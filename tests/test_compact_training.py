@@ -19,12 +19,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from blender_omnix.engines.compact.engine import CompactEngine
+from blender_omnix.engines.compact.engine import CompactEngine, verify
 from blender_omnix.engines.compact.network import TASKS, CompactNetwork, adapted_modules
 from blender_omnix.panorama import frames, tonemap
 from tests.fakes import BoxRoomEngine
 from training import augment, export, losses, metrics, pack
-from training.dataset import Scenes, read, relight, sample, under
+from training.dataset import Scenes, read, relight, sample, scene_files, under
 from training.evaluate import (
     PACKAGE,
     Delivered,
@@ -33,6 +33,7 @@ from training.evaluate import (
     previous_delivered,
     previous_version,
     room_box,
+    tilted_axes,
     truth_of,
 )
 from training.muon import Muon, orthogonalise
@@ -87,7 +88,13 @@ def folder(tmp_path_factory):
             pbr=rng.integers(0, 255, (7, 2), np.uint8)[wall],
             object=wall == 2,
             meta=json.dumps(
-                {"seed": seed, "kind": "room", "camera_height": CAMERA_HEIGHT, "box": BOX}
+                {
+                    "seed": seed,
+                    "kind": "room",
+                    "camera_height": CAMERA_HEIGHT,
+                    "tilt_degrees": [0.0, 0.0],
+                    "box": BOX,
+                }
             ),
         )
     return root
@@ -419,6 +426,23 @@ def test_the_box_oracle_is_exact_in_an_empty_room(scene):
     assert scores["normal mean"] < 1 and scores["depth AbsRel"] < 0.01
 
 
+def test_the_box_oracle_knows_the_tilt_of_the_camera():
+    render = pytest.importorskip("training.render")
+    pitch, roll = np.radians([3.0, -2.0])
+    axes = tilted_axes(pitch, roll)
+    np.testing.assert_allclose(axes, render.camera(1.6, pitch, roll), atol=1e-6)
+    depth, normal = box_maps(BOX, HEIGHT, (3.0, -2.0))
+    rays = frames.directions(HEIGHT, 2 * HEIGHT)
+    points = (rays @ axes) * depth[..., None]
+    low, high = np.array(BOX[:3]), np.array(BOX[3:])
+    assert (np.minimum(points - low, high - points).min(-1) < 1e-4).all()
+    # Of every wall the points lie in one plane that its normal belongs to.
+    for face in np.unique(normal.round(4).reshape(-1, 3), axis=0):
+        on = np.abs(normal - face).max(-1) < 1e-3
+        offsets = (rays * depth[..., None])[on] @ face
+        assert offsets.max() < 0 and np.ptp(offsets) < 1e-3
+
+
 def test_training_lowers_the_loss_and_resumes(folder, tmp_path):
     recipe = Recipe(batch=2, warm_up=2)
     run = Run.open(tmp_path, 0, recipe)
@@ -461,16 +485,32 @@ def test_a_muon_step_has_the_singular_vectors_of_the_gradient_and_about_equal_va
 
 def test_the_card_names_the_device_its_hours_and_the_command():
     state = {"seed": 5, "step": 9, "samples": 36, "seconds": 7200.0, "cpu_seconds": 1800.0}
-    recipe = {"height": 128, "batch": 4, "learning_rate": 1e-3, "workers": 0}
+    recipe = {"height": 128, "batch": 4, "learning_rate": 1e-3, "processes": 1, "workers": 0}
     state |= {"recipe": recipe, "origin": None}
     cpu = state | {"device": "cpu"}
     assert export.compute(cpu) == {"device": "cpu", "cpu_hours": 0.5}
-    assert "--device" not in export.command(cpu)
+    assert "--device" not in export.command(cpu) and "--processes" not in export.command(cpu)
+    two = cpu | {"recipe": recipe | {"processes": 2}}
+    assert "--rate 0.001 --processes 2" in export.command(two)
     gpu = state | {"device": "Some GPU", "origin": {"drop": ["decoder.level0"]}}
     gpu["recipe"] = recipe | {"workers": 6}
     assert export.compute(gpu) == {"device": "Some GPU", "gpu_hours": 2.0}
     end = "--device cuda --workers 6 --grow WEIGHTS --drop decoder.level0"
     assert export.command(gpu).endswith(end)
+
+
+def test_an_export_is_in_place_once_it_is_calibrated(folder, tmp_path, monkeypatch):
+    Run.open(tmp_path / "run", 0, Recipe()).save()
+    monkeypatch.setattr(export, "scene_files", lambda _split: scene_files("train", folder, 1))
+    call = [str(tmp_path / "run"), "--to", str(tmp_path / "weights")]
+    with monkeypatch.context() as broken:
+        broken.setattr(export, "constants", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            export.main(call)
+    assert not list((tmp_path / "weights").iterdir())
+    export.main(call)
+    assert {"metal", "constants"} <= verify(tmp_path / "weights").keys()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "weights"]
 
 
 def test_muon_steps_of_weights_of_one_size_do_not_mix():
@@ -602,6 +642,14 @@ def test_the_previous_version_comes_from_the_history_with_its_own_code(tmp_path)
     assert (before / "engines" / "network.py").read_text().endswith("first weights")
     assert (weights / "card.json").read_text() == "second weights"
 
+    # What is not committed yet comes after what is.
+    (weights / "card.json").write_text("third weights")
+    for name, chosen in {"uncommitted": weights, "elsewhere": tmp_path / "run"}.items():
+        before = previous_version(package, tmp_path / name, chosen)
+        card = before / "engines" / "compact" / "weights" / "card.json"
+        assert card.read_text() == "second weights"
+        subprocess.run([*git, "checkout", "-q", "."], check=True)
+
 
 def test_another_version_of_the_engine_runs_beside_this_one(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "previous_omnix")
@@ -717,6 +765,17 @@ def test_a_run_goes_on_where_it_began(tmp_path):
     torch.save(state | {"device": "Some GPU"}, tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match="began on Some GPU"):
         Run.open(tmp_path, 0, Recipe())
+
+
+def test_a_run_goes_on_as_it_began(tmp_path):
+    export.write(Model(), tmp_path / "weights", ABOUT)
+    export.write(Model(), tmp_path / "others", ABOUT | {"samples": 8})
+    Run.open(tmp_path, 2, Recipe(), tmp_path / "weights").save()
+    assert Run.open(tmp_path, 2, Recipe(), tmp_path / "weights").origin["samples"] == 7
+    with pytest.raises(ValueError, match="began with batch 8, seed 2; go on with that"):
+        Run.open(tmp_path, 3, Recipe(batch=4))
+    with pytest.raises(ValueError, match=r"did not begin from .*others"):
+        Run.open(tmp_path, 2, Recipe(), tmp_path / "others")
 
 
 @pytest.mark.parametrize(

@@ -326,3 +326,17 @@ def test_only_training_has_shelters_and_undergrowth(split, monkeypatch):
             rng = np.random.default_rng(seed)
             outdoors.build(rng, Materials(rng, split), style)
     assert set(calls) == ({"shelter", "undergrowth"} if split == "train" else set())
+
+
+def test_a_seed_that_fails_leaves_the_others_alone(generate, monkeypatch, tmp_path, capsys):
+    def make(split, seed):
+        if seed == 1:
+            raise RuntimeError("no memory")
+        meta = {"kind": "room", "style": "hall", "seconds": 1}
+        return {"meta": np.array(json.dumps(meta))}
+
+    monkeypatch.setattr(generate, "make", make)
+    call = ["--here", "--out", str(tmp_path), "--count", "3"]
+    assert generate.main(call) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.npz", "000002.npz"]
+    assert "1: failed, no memory" in capsys.readouterr().err

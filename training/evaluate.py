@@ -60,18 +60,35 @@ TASK_FIGURE = {
 Predict = Callable[[np.ndarray, Scene], Prediction]
 
 
-def box_maps(box: tuple[float, ...], height: int) -> tuple[np.ndarray, np.ndarray]:
+def tilted_axes(pitch: float, roll: float) -> np.ndarray:
+    """What ``render.camera`` returns for a tilt in radians, without Blender: the rotation (3, 3)
+    whose rows are the image's axes in the scene."""
+    turned = np.array(
+        [[np.cos(pitch), 0, np.sin(pitch)], [0, 1, 0], [-np.sin(pitch), 0, np.cos(pitch)]]
+    )
+    leaned = np.array(
+        [[1, 0, 0], [0, np.cos(roll), -np.sin(roll)], [0, np.sin(roll), np.cos(roll)]]
+    )
+    return (turned @ leaned).T
+
+
+def box_maps(
+    box: tuple[float, ...], height: int, tilt: tuple[float, float] = (0.0, 0.0)
+) -> tuple[np.ndarray, np.ndarray]:
     """Distance (H, W) and normals (H, W, 3) of an axis-aligned box seen from inside it.
 
-    ``box`` is xmin, ymin, zmin, xmax, ymax, zmax relative to the camera, in metres.
+    ``box`` is xmin, ymin, zmin, xmax, ymax, zmax relative to the camera, in metres and in the frame
+    of the scene, in which the camera is tilted by ``tilt``, pitch and roll in degrees; normals are
+    in the frame of the image.
     """
-    rays = frames.directions(height, 2 * height)
+    axes = tilted_axes(*np.radians(tilt))
+    rays = frames.directions(height, 2 * height) @ axes.astype(np.float32)
     low, high = np.array(box[:3], np.float32), np.array(box[3:], np.float32)
     steep = np.where(np.abs(rays) < 1e-6, 1e-6, rays)
     reach = np.where(steep > 0, high, low) / steep
     axis = reach.argmin(-1)
     normal = -np.sign(steep) * (np.arange(3) == axis[..., None])
-    return reach.min(-1), normal.astype(np.float32)
+    return reach.min(-1), (normal @ axes.T).astype(np.float32)
 
 
 def trivial(linear: np.ndarray, scene: Scene) -> Prediction:
@@ -94,7 +111,8 @@ def room_box(linear: np.ndarray, scene: Scene) -> Prediction:
     """Oracle: the true bounding box of the room without anything in it; trivial outdoors."""
     maps = trivial(linear, scene)
     if scene.meta["box"] is not None:
-        maps["depth"], maps["normal"] = box_maps(scene.meta["box"], linear.shape[0])
+        box, tilt = scene.meta["box"], scene.meta["tilt_degrees"]
+        maps["depth"], maps["normal"] = box_maps(box, linear.shape[0], tilt)
     return maps
 
 
@@ -239,19 +257,26 @@ def panorama_sheet(files: list[Path], delivered: Delivered, file: Path) -> None:
     sheet(rows, file)
 
 
-def previous_version(package: Path, folder: Path) -> Path | None:
-    """The folder ``package`` as it was when the weights before today's came into it, put into
-    ``folder`` under the name ``previous_omnix``; None without such a history at hand.
+def previous_version(package: Path, folder: Path, weights: Path | None = None) -> Path | None:
+    """The folder ``package`` as it was when the weights before those in ``weights`` came into it,
+    put into ``folder`` under the name ``previous_omnix``; None without such a history at hand.
 
-    Not the weights alone: they fit no other network than that of their time.
+    By default those of the package are meant. Weights that are not committed come after all that
+    are. Not the weights alone: they fit no other network than that of their time.
     """
     git = ["git", "-C", str(package)]
+    own = package / WEIGHTS_IN_PACKAGE
     command = [*git, "log", "-2", "--format=%H", "--", str(WEIGHTS_IN_PACKAGE)]
     commits = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-    if len(commits) < 2:
+    unchanged = [*git, "diff", "--quiet", "HEAD", "--", str(WEIGHTS_IN_PACKAGE)]
+    if (weights or own) == own and subprocess.run(
+        unchanged, capture_output=True, check=False
+    ).returncode == 0:
+        commits = commits[1:]
+    if not commits:
         return None
     # From within the folder, git packs what lies there, as if it were the root.
-    command = [*git, "archive", "--format=tar", commits[1], "."]
+    command = [*git, "archive", "--format=tar", commits[0], "."]
     packed = subprocess.run(command, capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         archive.extractall(folder / "previous_omnix", filter="data")
@@ -306,7 +331,7 @@ def main(arguments: list[str] | None = None) -> None:
         "room box (oracle)": room_box,
     }
     with tempfile.TemporaryDirectory() as folder:
-        previous = previous_version(PACKAGE, Path(folder))
+        previous = previous_version(PACKAGE, Path(folder), options.weights)
         if previous:
             rows["previous weights"] = previous_delivered(previous)
         scores = evaluate(scenes, rows)

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,8 +168,7 @@ def command(state: dict) -> str:
     words = ["python -m training.train --out RUN"]
     words += [f"--seed {state['seed']} --steps {state['step']} --height {recipe['height']}"]
     words += [f"--batch {recipe['batch']} --rate {recipe['learning_rate']:g}"]
-    together = round(state["samples"] / max(1, state["step"] * recipe["batch"]))
-    words += [f"--processes {together}"] if together > 1 else []
+    words += [f"--processes {recipe['processes']}"] if recipe["processes"] > 1 else []
     words += ["--device cuda"] if state["device"] != "cpu" else []
     words += [f"--workers {recipe['workers']}"] if recipe["workers"] else []
     if state["origin"]:
@@ -211,12 +211,18 @@ def main(arguments: list[str] | None = None) -> None:
     about = describe(state)
     if options.height:
         about["height"] = options.height
-    write(model, options.to, about)
-    raised = calibrate_metal(predictor(options.to), scenes)
-    about["metal"] = {"raised": raised, "gain": METAL_GAIN}
-    write(model, options.to, about)
-    about["constants"] = constants(predictor(options.to), scenes)
-    write(model, options.to, about)
+    options.to.mkdir(parents=True, exist_ok=True)
+    # Not in place before it is done: without their calibration weights pass for finished ones.
+    with tempfile.TemporaryDirectory(dir=options.to.parent) as folder:
+        draft = Path(folder)
+        write(model, draft, about)
+        raised = calibrate_metal(predictor(draft), scenes)
+        about["metal"] = {"raised": raised, "gain": METAL_GAIN}
+        write(model, draft, about)
+        about["constants"] = constants(predictor(draft), scenes)
+        write(model, draft, about)
+        for file in sorted(draft.iterdir(), key=lambda file: file.name == CARD):
+            os.replace(file, options.to / file.name)
 
 
 if __name__ == "__main__":

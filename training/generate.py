@@ -154,8 +154,9 @@ def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     partial.rename(path)
 
 
-def _work(split: str, seeds: list[int], out: Path) -> None:
-    """Render seeds in this process."""
+def _work(split: str, seeds: list[int], out: Path) -> int:
+    """Render seeds in this process; one that fails leaves the others alone. 1 if any failed."""
+    failed = 0
     for seed in seeds:
         path = out / f"{seed:06d}.npz"
         if path.exists():
@@ -165,9 +166,14 @@ def _work(split: str, seeds: list[int], out: Path) -> None:
         except UnlitError as error:
             print(f"{seed}: skipped, {error}", file=sys.stderr, flush=True)
             continue
+        except RuntimeError as error:
+            print(f"{seed}: failed, {error}", file=sys.stderr, flush=True)
+            failed = 1
+            continue
         save(path, arrays)
         meta = json.loads(str(arrays["meta"]))
         print(f"{seed} {meta['kind']} {meta['style']} {meta['seconds']} s", flush=True)
+    return failed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -183,8 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
     seeds = range(options.first, options.first + options.count)
     missing = [seed for seed in seeds if not (out / f"{seed:06d}.npz").exists()]
     if options.here:
-        _work(options.split, missing, out)
-        return 0
+        return _work(options.split, missing, out)
     # Blender leaks a little with every scene: short-lived processes, a slice of seeds each.
     slices = [
         missing[k : k + SCENES_PER_PROCESS] for k in range(0, len(missing), SCENES_PER_PROCESS)

@@ -49,6 +49,7 @@ class Recipe:
 
     height: int = HEIGHT  # of the pictures: HEIGHT or half of it
     batch: int = 8  # in each process
+    processes: int = 1  # that train together
     workers: int = 0  # processes that draw the batches; 0: the one that trains
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.02
@@ -114,10 +115,14 @@ def grow(model: Model, weights: Path, drop: Sequence[str] = ()) -> dict:
     for name, value in old.items():
         new[name][tuple(slice(size) for size in value.shape)] = value.float()
         counts["whole" if value.shape == new[name].shape else "in part"] += 1
-    kept = ("code", "scenes", "samples", "device", "cpu_hours", "gpu_hours")
-    lineage = {name: card[name] for name in kept if name in card}
     more = {"drop": list(drop)} if drop else {}
-    return lineage | more | {"tensors": counts, "grown_from": card.get("grown_from")}
+    return lineage(card) | more | {"tensors": counts, "grown_from": card.get("grown_from")}
+
+
+def lineage(card: dict) -> dict:
+    """What a card says of where its weights come from, as runs that grow from them keep it."""
+    kept = ("code", "scenes", "samples", "device", "cpu_hours", "gpu_hours")
+    return {name: card[name] for name in kept if name in card}
 
 
 def _holds(large: Tensor, small: Tensor) -> bool:
@@ -159,8 +164,8 @@ class Run:
     ) -> Run:
         """Goes on from the folder's checkpoint, or starts anew: from exported weights, if given.
 
-        Raises ValueError where these do not fit, and where the checkpoint is of another device,
-        whose hours would be counted as this one's.
+        Raises ValueError where these do not fit, and where the checkpoint is of other settings,
+        other weights or another device, whose hours would be counted as this one's.
         """
         torch.manual_seed(seed)
         model = Model()
@@ -178,6 +183,16 @@ class Run:
             state = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
             if state["device"] != device_name(device):
                 raise ValueError(f"{folder}: began on {state['device']}; go on there")
+            began = state["recipe"] | {"seed": state["seed"]}
+            asked = asdict(recipe) | {"seed": seed}
+            other = [f"{name} {began[name]}" for name in asked if asked[name] != began[name]]
+            if other:
+                raise ValueError(f"{folder}: began with {', '.join(other)}; go on with that")
+            if (
+                grow_from
+                and not lineage(verify(grow_from)).items() <= (state["origin"] or {}).items()
+            ):
+                raise ValueError(f"{folder}: did not begin from {grow_from}")
             model.load_state_dict(state["model"])
             average.load_state_dict(state["average"])
             for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
@@ -441,6 +456,7 @@ def work(number: int, options: argparse.Namespace, meeting: Path | None) -> None
     recipe = Recipe(
         height=options.height,
         batch=options.batch,
+        processes=options.processes,
         workers=options.workers,
         learning_rate=options.rate,
     )

@@ -4,11 +4,18 @@
 # slim zip installed and the worker on this project's environment. Needs root on Debian, debootstrap
 # and about 2 GB; what it makes is kept for the next time in OMNIX_WINDOW_ROOT.
 #
-#   tests/window/run.sh [FOLDER]     screenshots go to FOLDER (default: build/window)
+#   tests/window/run.sh [FOLDER]     screenshots go to FOLDER, new or empty (default: build/window)
 set -euo pipefail
+out=${1:+$(realpath -m "$1")}
 cd "$(dirname "$0")/../.."
 repository=$PWD
-out=$(realpath -m "${1:-build/window}")
+if [ -z "$out" ]; then
+    out=$repository/build/window
+    rm -rf "$out"
+elif [ -n "$(ls -A "$out" 2>/dev/null)" ]; then
+    echo "$out is not empty; name a new folder for the screenshots." >&2
+    exit 1
+fi
 root=$(realpath -m "${OMNIX_WINDOW_ROOT:-$HOME/.cache/blender_omnix/window}")
 python=$repository/.venv/bin/python
 
@@ -24,8 +31,8 @@ if [ ! -e "$root/.ready" ]; then
     touch "$root/.ready"
 fi
 
-rm -rf "$out"
 mkdir -p "$out"
+rm -f dist/blender_omnix-*-slim.zip
 "$python" wheels/package.py --slim
 cp dist/blender_omnix-*-slim.zip "$out/extension.zip"
 
