@@ -20,7 +20,7 @@ def unreachable(error: OSError) -> OmnixError:
     return OmnixError(f"{error.filename} cannot be reached ({error.strerror}); check the path.")
 
 
-LONGEST_NAME = 255  # bytes of one part of a path, on every usual file system
+LONGEST_NAME = 255  # units of one part of a path, on every usual file system
 
 
 def refuse_unreadable_name(path: object) -> None:
@@ -37,7 +37,10 @@ def refuse_unreadable_name(path: object) -> None:
 def refuse_overlong_name(path: object) -> None:
     """Raise OmnixError where a path has a part that no file system takes; even to ask whether there
     is such a file would be an error."""
-    if any(len(os.fsencode(part)) > LONGEST_NAME for part in PurePath(str(path)).parts):
+    # Windows counts units of UTF-16, others bytes of UTF-8.
+    coding, size = ("utf-16-le", 2) if os.name == "nt" else ("utf-8", 1)
+    parts = PurePath(str(path)).parts
+    if any(len(part.encode(coding, "surrogatepass")) > size * LONGEST_NAME for part in parts):
         raise OmnixError(
             f"{path} has a name of more than {LONGEST_NAME} bytes; choose a shorter one."
         )

@@ -26,6 +26,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 REPORT = "report.json"
 PREVIEW = "preview.png"
+#: What systems leave in folders that are empty to the eye.
+CLUTTER = frozenset({".DS_Store", "desktop.ini", "Thumbs.db"})
 MAX_WIDTH = 8192
 
 
@@ -179,7 +182,8 @@ def refuse_unless_writable(folder: Path) -> None:
             "inside it."
         )
     try:
-        occupied = folder.is_dir() and any(folder.iterdir()) and not is_map_set(folder)
+        occupied = folder.is_dir() and not is_map_set(folder)
+        occupied = occupied and any(file.name not in CLUTTER for file in folder.iterdir())
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(folder, error) from None
@@ -275,17 +279,33 @@ class MapSetWriter:
 
     def _replace(self) -> None:
         if not self.folder.exists():
-            self._partial.rename(self.folder)
+            move(self._partial, self.folder)
             return
         refuse_unless_writable(self.folder)
         earlier = self._sibling("earlier")
-        self.folder.rename(earlier)
+        move(self.folder, earlier)
         try:
-            self._partial.rename(self.folder)
+            move(self._partial, self.folder)
         except OSError:
-            earlier.rename(self.folder)
+            move(earlier, self.folder)
             raise
         _retire(earlier, self.folder)
+
+
+_TRIES, _PAUSE = 30 if os.name == "nt" else 1, 0.1  # times, seconds between them
+
+
+def move(old: Path, new: Path) -> None:
+    """`os.replace`, which Windows refuses as long as somebody, such as a virus scanner, has a file
+    open that was just written: then it is tried again for a while. Raises OSError."""
+    for _ in range(_TRIES):
+        try:
+            os.replace(old, new)
+            return
+        except PermissionError as error:
+            refused = error
+            time.sleep(_PAUSE)
+    raise refused
 
 
 def _retire(earlier: Path, folder: Path) -> None:
@@ -297,7 +317,7 @@ def _retire(earlier: Path, folder: Path) -> None:
         if path.name in OWN_FILES:
             continue
         try:
-            path.rename(folder / path.name)
+            move(path, folder / path.name)
         except OSError as error:
             raise OmnixError(
                 f"The maps are in {folder}, but your own {path.name} stayed in {earlier} "
@@ -322,7 +342,7 @@ def remove_leftovers(folder: Path | str) -> None:
             if folder.exists():
                 _retire(earlier, folder)
             else:
-                earlier.rename(folder)
+                move(earlier, folder)
     for partial in folder.parent.glob(name + "partial"):
         shutil.rmtree(partial, ignore_errors=True)
 

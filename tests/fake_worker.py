@@ -24,7 +24,8 @@ class FakeEngine(BoxRoomEngine):
     """A box room engine whose `mode` says what its prediction does first.
 
     quick: nothing; slow: work that looks up now and then; deaf: work that never does, like a
-    forward pass; killed, crash, exit: the process ends; refuse, defect, memory, slim: an exception.
+    forward pass; library: looks at stdin, as some do when they are loaded; killed, crash,
+    exit: the process ends; refuse, defect, memory, slim: an exception.
     """
 
     def __init__(self, mode: str = "quick") -> None:
@@ -44,6 +45,8 @@ class FakeEngine(BoxRoomEngine):
         progress("Albedo", 0.0)
         if self.mode == "slow":
             self._work(progress, cancelled)
+        elif self.mode == "library":
+            assert sys.stdin.read() == ""
         elif self.mode == "deaf":
             time.sleep(LONG)
         elif self.mode == "killed":

@@ -1072,3 +1072,127 @@ def test_a_copy_can_be_removed_without_the_place(blender, build, room_folder):
     for key in ("root", "surface", "map_depth", "material"):
         assert build.place.part(collection, key) is not None, key
     assert before["objects"] <= everything(blender)["objects"]
+
+
+def test_a_map_can_be_mended_while_others_are_missing(blender, build, room_folder, tmp_path):
+    collection = make(blender, build, room_folder)
+    for name in ("roughness", "metallic"):
+        (room_folder / f"{name}.png").rename(tmp_path / f"{name}.png")
+        build.place.part(collection, f"map_{name}").reload()
+    source = build.place.source_of(collection)
+    source.filepath = str(tmp_path / "gone.exr")
+    build.place.replace_map(collection, "roughness", tmp_path / "roughness.png")
+    assert build.place.part(collection, "map_roughness").size[0] == 128
+
+
+def test_what_the_user_uses_of_a_place_outlives_it(blender, build, room_folder):
+    collection = make(blender, build, room_folder)
+    albedo, ours = (build.place.part(collection, key) for key in ("map_albedo", "material"))
+    own = blender.data.materials.new("own")
+    own.use_nodes = True
+    texture = own.node_tree.nodes.new("ShaderNodeTexImage")
+    texture.image = albedo
+    prop = blender.data.meshes.new("prop")
+    prop.materials.append(ours)
+    blender.ops.omnix.remove_place()
+    assert texture.image == albedo and prop.materials[0] == ours
+    assert "OmniX room Depth" in blender.data.images  # for the material of the prop
+    blender.data.materials.remove(own)
+    blender.data.meshes.remove(prop)
+
+
+def test_shapes_of_an_earlier_surface_do_not_bend_a_new_one(blender, build, room_folder):
+    collection = make(blender, build, room_folder)
+    surface = build.place.part(collection, "surface")
+    surface.shape_key_add(name="Basis")
+    surface.shape_key_add(name="pushed").value = 1.0
+    build.place.rebuild(collection, detail=64)
+    blender.context.view_layer.update()
+    seen = surface.evaluated_get(blender.context.evaluated_depsgraph_get()).data
+    np.testing.assert_array_equal(seen.vertices[7].co, surface.data.vertices[7].co)
+    assert surface.data.shape_keys is None
+
+
+def test_drivers_of_the_users_are_left_alone(blender, build, room_folder, follow):
+    show_room(blender)
+    collection = make(blender, build, room_folder)
+    root = build.place.part(collection, "root")
+    build.place.control(collection, "Emission Strength").driver_add("default_value")
+    root.driver_add("location", 2)
+    assert not build.place.is_following(collection)
+    follow(collection)
+    assert build.place.is_following(collection)
+    blender.ops.omnix.follow_world(follow=False)
+    assert not build.place.is_following(collection)
+    root.driver_add("rotation_euler", 2)
+    blender.ops.omnix.follow_world(follow=False)
+    assert {curve.data_path for curve in root.animation_data.drivers} == {
+        "location",
+        "rotation_euler",
+    }
+
+
+def test_a_place_that_a_parent_turns_follows_no_world(blender, build, room_folder):
+    show_room(blender)
+    collection = make(blender, build, room_folder)
+    parent = blender.data.objects.new("turntable", None)
+    blender.context.scene.collection.objects.link(parent)
+    build.place.part(collection, "root").parent = parent
+    with pytest.raises(RuntimeError, match="turned by turntable"):
+        blender.ops.omnix.follow_world()
+    assert not build.place.is_following(collection)
+
+
+def test_loading_the_maps_again_keeps_the_panorama_that_a_place_was_given(
+    blender, build, room_folder
+):
+    image, _nodes = show_room(blender)
+    collection = make(blender, build, room_folder, source=image)
+    blender.ops.omnix.load_maps(directory=str(room_folder))
+    assert build.place.source_of(collection) == image
+
+
+def test_of_places_of_one_name_that_of_the_maps_is_meant(blender, build, room_folder, tmp_path):
+    other = tmp_path / "other"
+    box_room.save(other, box_room.room(64))
+    first = make(blender, build, room_folder)
+    second = make(blender, build, other, name="other")
+    second["omnix"]["name"] = "room"  # as if it were appended from another file
+    blender.ops.omnix.load_maps(directory=str(other), name="room")
+    assert build.place.folder_of(first) == room_folder
+    assert build.place.folder_of(second) == other
+    file = other / "albedo.png"
+    blender.ops.omnix.replace_map(name="room", map="albedo", filepath=str(file))
+    shown = {item: build.place.part(item, "map_albedo").filepath for item in (first, second)}
+    assert shown[second] == str(file) and shown[first] != str(file)
+
+
+def test_a_file_that_was_saved_on_windows_finds_its_maps(blender, host, build, tmp_path):
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
+    folder = tmp_path / "omnix" / "room"
+    box_room.save(folder, box_room.room(64))
+    collection = make(blender, build, folder)
+    collection["omnix"]["folder"] = "//omnix\\room"
+    for name in build.place.maps_of(collection):
+        image = build.place.part(collection, f"map_{name}")
+        image.filepath_raw = f"//omnix\\room\\{maps.MAPS[name].filename}"
+    assert build.place.folder_of(collection) == folder
+    assert build.place.made_from(folder) == [collection]
+    assert build.place.own_maps(collection) == {}
+    assert host("paths").stored(folder) == "//omnix/room"
+
+
+def test_the_maps_of_a_file_saved_elsewhere_are_those_of_its_place(blender, host, build, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
+    folder = tmp_path / "omnix" / "room"
+    box_room.save(folder, box_room.room(64))
+    blender.ops.omnix.load_maps(directory=str(folder))
+    assert not blender.ops.omnix.move_maps.poll()
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "elsewhere" / "place.blend"))
+    assert host("report").current_folder(blender.context) == folder
+    blender.ops.omnix.move_maps()
+    there = tmp_path / "elsewhere" / "omnix" / "room"
+    assert maps.is_map_set(there)
+    assert host("report").current_folder(blender.context) == there
+    assert not blender.ops.omnix.move_maps.poll()

@@ -164,15 +164,52 @@ def test_a_file_of_the_users_that_does_not_move_is_told_of(tmp_path, room, monke
     folder = tmp_path / "set"
     maps.save(folder, room, REPORT)
     (folder / "notes.txt").write_text("mine")
-    rename = Path.rename
+    replace = os.replace
 
     def stuck(path, target):
-        if path.name == "notes.txt":
+        if Path(path).name == "notes.txt":
             raise PermissionError(13, "Permission denied")
-        return rename(path, target)
+        return replace(path, target)
 
-    monkeypatch.setattr(Path, "rename", stuck)
+    monkeypatch.setattr(os, "replace", stuck)
     with pytest.raises(OmnixError, match=r"your own notes\.txt stayed in"):
         maps.save(folder, room, REPORT)
     assert maps.is_map_set(folder)
     assert [path.read_text() for path in tmp_path.glob(".set.*.earlier/notes.txt")] == ["mine"]
+
+
+@pytest.mark.parametrize("refusals", [2, 9])
+def test_a_set_that_somebody_looks_at_is_put_in_place_once_he_is_through(
+    tmp_path, room, monkeypatch, refusals
+):
+    # As Windows does while a virus scanner reads what was just written.
+    left = iter([True] * refusals)
+    replace = os.replace
+
+    def refuse(old, new):
+        if next(left, False):
+            raise PermissionError(13, "Access is denied", str(old))
+        replace(old, new)
+
+    monkeypatch.setattr(maps, "_TRIES", 5)
+    monkeypatch.setattr(maps, "_PAUSE", 0.0)
+    monkeypatch.setattr(os, "replace", refuse)
+    if refusals < 5:
+        maps.save(tmp_path / "set", room, REPORT)
+        assert maps.is_map_set(tmp_path / "set")
+    else:
+        with pytest.raises(OmnixError, match="Access is denied"):
+            maps.save(tmp_path / "set", room, REPORT)
+
+
+def test_what_systems_leave_in_a_folder_does_not_occupy_it(tmp_path, room):
+    (tmp_path / ".DS_Store").write_bytes(b"")
+    (tmp_path / "Thumbs.db").write_bytes(b"")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "desktop.ini").write_text("-")
+    maps.save(folder, room, REPORT)
+    assert maps.is_map_set(folder) and (folder / "desktop.ini").exists()
+    (tmp_path / "notes.txt").write_text("-")
+    with pytest.raises(OmnixError, match="not empty"):
+        maps.refuse_unless_writable(tmp_path)

@@ -224,6 +224,11 @@ def test_an_exception_ends_the_job_but_not_the_worker(client, panorama, tmp_path
     assert ("Traceback" in logged) is (mode != "refuse")
 
 
+def test_a_library_that_looks_at_stdin_neither_waits_nor_takes_commands(client, panorama, tmp_path):
+    client.extract("1", str(panorama), str(tmp_path / "1"), settings("library"))
+    assert finish(client, "1")["type"] == "done"
+
+
 def test_a_refused_file_is_named(client, tmp_path):
     client.extract("1", str(tmp_path / "nothing.hdr"), str(tmp_path / "1"), settings())
     assert f"{tmp_path / 'nothing.hdr'} does not exist" in finish(client, "1")["message"]

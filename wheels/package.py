@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -45,7 +44,7 @@ def package(wheels: list[Path], output: Path) -> None:
         if wheels:
             (stage / "wheels").mkdir()
             for wheel in wheels:
-                os.link(wheel, stage / "wheels" / wheel.name)
+                shutil.copy(wheel, stage / "wheels")
             _add_wheels(stage / MANIFEST, wheels)
         _blender_ext("build", "--source-dir", str(stage), "--output-filepath", str(output))
     _blender_ext("validate", str(output))

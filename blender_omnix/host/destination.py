@@ -11,12 +11,12 @@ import bpy
 
 from .. import maps
 from ..errors import OmnixError
-from . import preferences, source
+from . import paths, preferences, source
 
 
 def beside_blend() -> Path:
     """The folder of the map sets beside the saved .blend file."""
-    return Path(bpy.path.abspath("//")) / "omnix"
+    return Path(paths.absolute("//")) / "omnix"
 
 
 def default_folder(name: str) -> tuple[Path, list[str]]:
@@ -73,11 +73,11 @@ def _holds_another(folder: Path, panorama: source.Source) -> bool:
         return False
     if not panorama.file.is_file():
         return False  # the worker says so
-    if made_from.is_file() and made_from.samefile(panorama.file):
+    if paths.is_file(made_from) and paths.same(made_from, panorama.file):
         return False
     if maps.sha256(panorama.file) == digest:
         return False
-    if panorama.scratch is None and made_from.is_file():
+    if panorama.scratch is None and paths.is_file(made_from):
         return True
     image = bpy.data.images.get(panorama.image)
     return image is None or all(place.source_of(c) != image for c in place.made_from(folder))

@@ -21,7 +21,7 @@ from bpy.app.handlers import persistent
 from ..errors import OmnixError
 from ..worker.client import WorkerClient
 from ..worker.protocol import HEARTBEAT
-from . import preferences
+from . import paths, preferences
 from .renewal import Renewal
 from .source import Source
 
@@ -181,7 +181,7 @@ def _worker(context: bpy.types.Context) -> WorkerClient:
     """The worker, as the preferences want it now."""
     global _client, _client_options
     chosen = preferences.get(context)
-    external = bpy.path.abspath(chosen.python)
+    external = paths.absolute(chosen.python)
     options = {
         "python": external or sys.executable,
         "module": WORKER,

@@ -42,12 +42,12 @@ def move(here: Path, there: Path) -> None:
     for collection in place.made_from(here):
         place.set_folder(collection, folder)
     for image in bpy.data.images:
-        file = Path(bpy.path.abspath(image.filepath))
+        file = Path(paths.absolute(image.filepath))
         if image.library is None and image.filepath and file.resolve().parent == here:
             # Not `filepath`, which would read the file again, over what was painted.
             image.filepath_raw = paths.stored(there / file.name)
     for scene in bpy.data.scenes:
-        used = Path(bpy.path.abspath(scene.omnix.folder))
+        used = Path(paths.absolute(scene.omnix.folder))
         if scene.library is None and scene.omnix.folder and used.resolve() == here:
             scene.omnix.folder = folder
 

@@ -13,6 +13,7 @@ import bpy
 from .. import maps
 from ..errors import OmnixError
 from . import destination, job, moving, paths, preferences, properties, renewal, source
+from .report import current_folder
 
 
 class Extraction:
@@ -129,7 +130,7 @@ def engine_options(context: bpy.types.Context, engine: str) -> dict[str, Any]:
         return {}
     chosen = preferences.get(context)
     folders = {"weights": chosen.flux_weights, "adapters": chosen.flux_adapters}
-    options = {key: bpy.path.abspath(folder) for key, folder in folders.items()}
+    options = {key: paths.absolute(folder) for key, folder in folders.items()}
     options |= {"device": chosen.flux_device, "fp8": chosen.flux_fp8, "height": chosen.flux_height}
     return options
 
@@ -316,7 +317,7 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
         from .build import build_place, place
 
         name = self.name or destination.name_for(folder)
-        new = place.find(name) is None
+        new = place.find(name, folder) is None
         notes = destination.kept_and_lost(name, folder)
         collection = build_place(
             context,
@@ -386,10 +387,10 @@ class OMNIX_OT_open_folder(bpy.types.Operator):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        return bool(context.scene.omnix.folder)
+        return current_folder(context) is not None
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        return _open(self, bpy.path.abspath(context.scene.omnix.folder))
+        return _open(self, str(current_folder(context)))
 
 
 def _open(operator: bpy.types.Operator, path: str) -> set[str]:
@@ -410,21 +411,21 @@ class OMNIX_OT_move_maps(bpy.types.Operator):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        folder = context.scene.omnix.folder
+        folder = current_folder(context)
         if not bpy.data.filepath:
             cls.poll_message_set("Save the file first")
             return False
-        parent = Path(bpy.path.abspath(folder)).resolve().parent
-        return bool(folder) and parent != destination.beside_blend().resolve()
+        return folder is not None and not paths.same(folder.parent, destination.beside_blend())
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        here = Path(bpy.path.abspath(context.scene.omnix.folder))
+        here = current_folder(context)
         there = destination.beside_blend() / here.name
         try:
             moving.move(here, there)
         except OmnixError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
+        context.scene.omnix.folder = paths.stored(there)
         self.report({"INFO"}, f"Maps are in {there}; this file needs those in {here} no more")
         return {"FINISHED"}
 

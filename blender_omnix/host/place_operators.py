@@ -78,13 +78,17 @@ class _PlaceOperator:
         """The place to act on. Raises OmnixError where it is not there."""
         from .build import place
 
-        collection = place.find(self.name) if self.name else active(context)
+        collection = place.find(self.name, self.folder()) if self.name else active(context)
         if collection is None:
             called = f"called {self.name} in this file" if self.name else "in this scene"
             linked = _linked(context.scene.collection.children_recursive)
             advice = f" {linked.name} is linked from another file: change it there, or append it."
             raise OmnixError(f"There is no place {called}.{advice if linked else ''}")
         return collection
+
+    def folder(self) -> Path | None:
+        """That of the maps of the place, where it tells places of one name apart."""
+        return None
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         try:
@@ -339,6 +343,9 @@ class OMNIX_OT_replace_map(_PlaceOperator, bpy.types.Operator):
         from .build import place
 
         place.replace_map(collection, self.map, paths.chosen(self.filepath))
+
+    def folder(self) -> Path:
+        return paths.chosen(self.filepath).parent
 
 
 class OMNIX_OT_extract_map(operators.Extraction, _PlaceOperator, bpy.types.Operator):

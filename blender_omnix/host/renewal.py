@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def _panorama(collection: bpy.types.Collection, recorded: Path) -> source.Source
     """The file that the report records, or what the place shows where that has served its job."""
     from .build import place
 
-    if recorded.is_file():
+    if paths.is_file(recorded):
         return source.from_file(str(recorded))
     shown = place.source_of(collection)
     if shown == place.part(collection, "map_panorama"):
@@ -90,8 +90,7 @@ def put(renewal: Renewal, made: Path) -> list[str]:
     try:
         text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
         (made / maps.REPORT).write_text(text, "utf-8")
-        for name in (filename, maps.PREVIEW, maps.REPORT):
-            _exchange(made / name, renewal.folder / name)
+        _exchange(made, renewal.folder, (filename, maps.REPORT, maps.PREVIEW))
     except OSError as error:
         raise OmnixError(
             f"The {renewal.map} map cannot be written to {renewal.folder} ({error.strerror})."
@@ -102,12 +101,16 @@ def put(renewal: Renewal, made: Path) -> list[str]:
     return []
 
 
-def _exchange(new: Path, old: Path) -> None:
-    """Put a file in another's place, whole or not at all."""
-    # The new one may be on another disk, from where no file can be moved in one go.
-    partial = old.parent / f".{old.name}.partial"
+def _exchange(made: Path, folder: Path, names: Sequence[str]) -> None:
+    """Put files in the place of others, each whole or not at all."""
+    # The new ones may be on another disk, from where no file can be moved in one go; and none is
+    # exchanged before there is room for all, for a map and its report belong together.
+    partial = {name: folder / f".{name}.partial" for name in names}
     try:
-        shutil.copyfile(new, partial)
-        os.replace(partial, old)
+        for name, path in partial.items():
+            shutil.copyfile(made / name, path)
+        for name, path in partial.items():
+            maps.move(path, folder / name)
     finally:
-        partial.unlink(missing_ok=True)
+        for path in partial.values():
+            path.unlink(missing_ok=True)

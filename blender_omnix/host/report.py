@@ -12,14 +12,24 @@ import bpy
 
 from .. import maps
 from ..errors import OmnixError
+from . import paths
 
 _WIDTH = 700  # of the popup, in pixels at a UI scale of 1
 
 
 def current_folder(context: bpy.types.Context) -> Path | None:
-    """The map set extracted or loaded last in this scene."""
-    folder = context.scene.omnix.folder
-    return Path(bpy.path.abspath(folder)) if folder else None
+    """The map set extracted or loaded last in this scene; where it is not there, since the file was
+    saved elsewhere for one, that of the place at hand."""
+    from .build import place
+    from .place_operators import active
+
+    if not context.scene.omnix.folder:
+        return None
+    folder = Path(paths.absolute(context.scene.omnix.folder))
+    at_hand = active(context)
+    if maps.is_map_set(folder) or at_hand is None:
+        return folder
+    return place.folder_of(at_hand).resolve()
 
 
 def read(folder: Path) -> dict[str, Any]:

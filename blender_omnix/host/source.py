@@ -105,7 +105,7 @@ def from_image(image: bpy.types.Image | None) -> Source:
         return _exported(image, name)
     if image.packed_file is not None:
         return _unpacked(image, name)
-    file = Path(bpy.path.abspath(image.filepath, library=image.library))
+    file = Path(paths.absolute(image.filepath, library=image.library))
     if not image.filepath or not file.is_file():
         raise OmnixError(
             f"The image {image.name} is missing: there is no file {file}; "

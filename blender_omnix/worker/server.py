@@ -90,6 +90,11 @@ class Worker:
             python=platform.python_version(),
             packages=_package_versions(),
         )
+        # Windows lets nobody look at a pipe while another waits to read from it, and libraries look
+        # at stdin when they are loaded: the reader has the pipe to itself.
+        self._commands, empty = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+        os.dup2(empty, 0)
+        os.close(empty)
         reader = threading.Thread(target=self._read_commands, name="reader", daemon=True)
         reader.start()
         threading.Thread(target=self._say_alive, name="heartbeat", daemon=True).start()
@@ -144,6 +149,13 @@ class Worker:
             message = (
                 f"The Python of the worker, {sys.executable}, has no {error.name}; in the "
                 "preferences of the extension, name one that has it as External Python."
+            )
+            self._events.send(type="failed", job=job, message=message)
+        except ImportError as error:
+            traceback.print_exc()
+            message = (
+                f"The worker's Python, {sys.executable}, cannot load a library ({error}); "
+                "on Windows the Microsoft Visual C++ Redistributable may be missing."
             )
             self._events.send(type="failed", job=job, message=message)
         except MemoryError:
@@ -217,7 +229,7 @@ class Worker:
     def _read_commands(self) -> None:
         lines = LineBuffer()
         # Not sys.stdin: its lock, held in a blocked read, would break the interpreter's shutdown.
-        while data := os.read(0, 1 << 16):
+        while data := os.read(self._commands, 1 << 16):
             for line in lines.feed(data):
                 try:
                     self._take(decode(line))

@@ -105,7 +105,7 @@ def colorspace(name: str, path: Path | str) -> str:
 def save(image: bpy.types.Image, path: Path, space: str) -> None:
     """Put what an image shows into a file, in the colour space `space`: a copy of its own file
     where that holds just this, else written anew from its pixels. Raises OSError."""
-    source = Path(bpy.path.abspath(image.filepath))
+    source = Path(paths.absolute(image.filepath))
     in_blender_alone = image.is_dirty or image.packed_file is not None
     alike = source.suffix.lower() == path.suffix and image.colorspace_settings.name == space
     if source.is_file() and alike and not in_blender_alone:
@@ -141,3 +141,10 @@ def write(values: np.ndarray, path: Path) -> None:
         raise OSError(0, str(error)) from None
     finally:
         bpy.data.images.remove(image)
+
+
+def is_lost(image: bpy.types.Image) -> bool:
+    """True where an image's file is gone, and not packed."""
+    if image.source != "FILE" or image.packed_file is not None or image.is_dirty:
+        return False
+    return not Path(paths.absolute(image.filepath, library=image.library)).is_file()

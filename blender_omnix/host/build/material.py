@@ -74,7 +74,8 @@ def surface_group(
     inputs = graph.add("NodeGroupInput").outputs
 
     attribute = graph.add("ShaderNodeAttribute", attribute_name=DIRECTION)
-    rows = min(image.size[1] for image in textures.values())
+    # Of an image whose file is gone nothing is known.
+    rows = min((image.size[1] for image in textures.values() if image.size[1]), default=1024)
     direction = _away_from_poles(graph, attribute.outputs["Vector"], rows)
     colours = {name: _texture(graph, direction, image, name) for name, image in textures.items()}
     if "emission" in textures:

@@ -23,6 +23,7 @@ from .record import (
     control,
     delete,
     find,
+    folder_of,
     is_deleted,
     keep,
     maps_of,
@@ -83,16 +84,23 @@ def build_place(
     stands, its controls, the user's own maps (see `own_maps`) and what else the user has done to
     it stay, and so do its `settings` where none are given. One that showed a map which it has no
     more shows itself again. `source` is the image of the panorama where it is loaded already; else
-    the file that the report names is, or failing that `panorama.png`.
+    that which a place of these maps shows, or the file that the report names, or failing that
+    `panorama.png`.
 
     Raises OmnixError, with the scene unchanged, when the maps cannot be read.
     """
-    collection = find(name)
+    collection = find(name, Path(folder))
     if collection is not None:
         _refuse_while_edited(collection)
     kept = collection is not None and settings is None
     if settings is None:
         settings = Settings() if collection is None else settings_of(collection)
+    if (
+        source is None
+        and collection is not None
+        and paths.same(folder_of(collection), Path(folder))
+    ):
+        source = _given_source(collection)
     loaded = images.load_maps(folder, name)
     own = {} if collection is None else own_maps(collection)
     textures = loaded | own
@@ -341,6 +349,13 @@ def _radiance(
     raise OmnixError(f"{path} is gone and {folder} has no panorama; extract the panorama again.")
 
 
+def _given_source(collection: bpy.types.Collection) -> bpy.types.Image | None:
+    """The image of the original light that a place was given, where it is neither ours nor lost."""
+    image = source_of(collection)
+    ours = image is None or image in recorded(collection).values()
+    return None if ours or images.is_lost(image) else image
+
+
 def _stand(collection: bpy.types.Collection, height: float, earlier: float) -> None:
     """Put an empty at the viewpoint, or lift the one there by what the height has changed."""
     built = built_of(collection)
@@ -388,6 +403,8 @@ def _place(collection: bpy.types.Collection, cut: _Cut) -> None:
         if item.parent is None:
             item.parent = root_of(collection)
         _fill_slots(item.data.materials, built["material"], built["lamp_material"])
+        # Its shapes are of vertices that there are no more.
+        item.shape_key_clear()
         mesh.fill(item.data, shell, slots)
     if cut.hull is not None:
         # It would hide everything from outside; what it does is done by its faces in a render.

@@ -11,8 +11,9 @@ from mathutils import Euler
 
 from .... import maps
 from ....errors import OmnixError
+from ... import paths
 from ...source import Dial, Showing
-from .. import world
+from .. import images, world
 from .record import (
     built_of,
     control,
@@ -39,6 +40,11 @@ def follow_world(collection: bpy.types.Collection, showing: Showing) -> None:
     """
     stop_following(collection)
     root, strength = root_of(collection), control(collection, "Strength")
+    if root.parent is not None:
+        raise OmnixError(
+            f"{name_of(collection)} is turned by {root.parent.name}, its parent; clear the parent "
+            "for it to follow the world."
+        )
     dial = showing.turned_by
     # The world's nodes turn the direction that is looked up, so the picture turns the other way;
     # the inverse of angles about X, Y, Z is their negatives about Z, Y, X.
@@ -60,17 +66,17 @@ def follow_world(collection: bpy.types.Collection, showing: Showing) -> None:
 
 def stop_following(collection: bpy.types.Collection) -> None:
     """Leave rotation and strength as they are now, for the user to set."""
-    if _FOLLOWED in collection:
-        del collection[_FOLLOWED]
-    root_of(collection).driver_remove("rotation_euler")
-    control(collection, "Strength").driver_remove("default_value")
+    # Other drivers are the user's.
+    followed = collection.pop(_FOLLOWED, {})
+    if "turned_by" in followed:
+        root_of(collection).driver_remove("rotation_euler")
+    if "strengthened_by" in followed:
+        control(collection, "Strength").driver_remove("default_value")
 
 
 def is_following(collection: bpy.types.Collection) -> bool:
-    """True where a driver turns the place or sets its strength."""
-    built = built_of(collection)
-    owners = (built[key].animation_data for key in ("root", "controls_group") if key in built)
-    return any(data is not None and data.drivers for data in owners)
+    """True where drivers of ours turn the place or set its strength."""
+    return bool(collection.get(_FOLLOWED))
 
 
 def has_lost_world(collection: bpy.types.Collection) -> bool:
@@ -88,7 +94,7 @@ def use_as_world(context: bpy.types.Context, collection: bpy.types.Collection) -
     """
     stands = viewpoint(collection)
     image = source_of(collection)
-    if image is None or image == built_of(collection).get("map_panorama") or _is_lost(image):
+    if image is None or image == built_of(collection).get("map_panorama") or images.is_lost(image):
         path = maps.read_report(folder_of(collection)).get("source", {}).get("path")
         raise OmnixError(
             f"The panorama that {name_of(collection)} was made from is gone. Put "
@@ -127,13 +133,6 @@ def _variable(
     return target
 
 
-def _is_lost(image: bpy.types.Image) -> bool:
-    """True where an image's file is gone, and not packed."""
-    if image.source != "FILE" or image.packed_file is not None or image.is_dirty:
-        return False
-    return not Path(bpy.path.abspath(image.filepath, library=image.library)).is_file()
-
-
 def _own_picture(image: bpy.types.Image) -> bpy.types.Image:
     """The user's image of the same file as one that a place made for itself: one that is there, or
     a copy called like the file. Any other image is the user's already."""
@@ -145,5 +144,5 @@ def _own_picture(image: bpy.types.Image) -> bpy.types.Image:
         if other not in ours and other.filepath == image.filepath and same_space:
             return other
     own = image.copy()
-    own.name = Path(bpy.path.abspath(image.filepath)).name
+    own.name = Path(paths.absolute(image.filepath)).name
     return own

@@ -16,6 +16,7 @@ from mathutils import Matrix
 
 from .... import maps
 from ....errors import OmnixError
+from ... import paths
 from .. import material
 
 # Custom properties of the collection: what it was built from, and the datablocks that are ours.
@@ -47,25 +48,28 @@ def name_of(collection: bpy.types.Collection) -> str:
     return collection[STATE]["name"]
 
 
-def find(name: str) -> bpy.types.Collection | None:
-    """The place called `name`, whatever its collection is called by now; where a scene was copied
-    with its places, that of the scene at hand."""
-    called = [item for item in places() if name_of(item) == name]
+def find(name: str, folder: Path | None = None) -> bpy.types.Collection | None:
+    """The place called `name`, whatever its collection is called by now. Where several are, since
+    one was appended or a scene was copied, that with its maps in `folder`; and of these that of the
+    scene at hand."""
     here = bpy.context.scene.collection.children_recursive
-    return next((item for item in called if item in here), called[0] if called else None)
+
+    def apart(item: bpy.types.Collection) -> tuple[bool, bool]:
+        elsewhere = folder is not None and not paths.same(folder_of(item), folder)
+        return elsewhere, item not in here
+
+    return min((item for item in places() if name_of(item) == name), key=apart, default=None)
 
 
 def made_from(folder: Path) -> list[bpy.types.Collection]:
     """The places whose maps lie in `folder`."""
-    wanted = folder.resolve()
-    return [item for item in places() if folder_of(item).resolve() == wanted]
+    return [item for item in places() if paths.same(folder_of(item), folder)]
 
 
 def linked_from(folder: Path) -> list[str]:
     """The names of places of other files, linked into this one, whose maps lie in `folder`."""
-    wanted = folder.resolve()
     others = [item for item in bpy.data.collections if BUILT in item and not is_place(item)]
-    return [name_of(item) for item in others if folder_of(item).resolve() == wanted]
+    return [name_of(item) for item in others if paths.same(folder_of(item), folder)]
 
 
 def changed_maps(collection: bpy.types.Collection) -> list[str]:
@@ -104,7 +108,7 @@ def own_maps(collection: bpy.types.Collection) -> dict[str, bpy.types.Image]:
         for name, image in shown.items()
         if (
             image.is_dirty
-            or Path(bpy.path.abspath(image.filepath)).resolve() != folder / maps.MAPS[name].filename
+            or Path(paths.absolute(image.filepath)).resolve() != folder / maps.MAPS[name].filename
         )
         and image.size[0] > 0  # asked last: for this Blender reads the file
     }
@@ -133,10 +137,10 @@ def folder_of(collection: bpy.types.Collection) -> Path:
     """
     overridden = collection.override_library
     library = (overridden.reference if overridden else collection).library
-    recorded = Path(bpy.path.abspath(collection[STATE]["folder"], library=library))
+    recorded = Path(paths.absolute(collection[STATE]["folder"], library=library))
     images = [built_of(collection)[f"map_{name}"] for name in maps_of(collection)]
     images_in = (
-        Path(bpy.path.abspath(image.filepath, library=image.library)).parent for image in images
+        Path(paths.absolute(image.filepath, library=image.library)).parent for image in images
     )
     # Of as many the recorded one, which is counted first.
     likely = [folder for folder, _ in Counter((recorded, *images_in)).most_common()]
@@ -222,11 +226,16 @@ def keep(collection: bpy.types.Collection, built: Mapping[str, bpy.types.ID]) ->
     earlier = [item for item in recorded(collection).values() if item not in built.values()]
     ours = [*built.values(), *earlier]
     collection[BUILT] = built
-    unused = earlier
+    delete_unused(earlier, ours)
+
+
+def delete_unused(items: Sequence[bpy.types.ID], ours: Sequence[bpy.types.ID]) -> None:
+    """Delete those of our datablocks `items` that nothing else uses."""
+    unused = left = items
     while unused:
         # In rounds, since an object uses its mesh, and a node group its images.
-        unused = [item for item in earlier if not item.users]
-        earlier = [item for item in earlier if item.users]
+        unused = [item for item in left if not item.users]
+        left = [item for item in left if item.users]
         release(unused, ours)
         delete(unused)
 

@@ -12,13 +12,16 @@ import numpy as np
 
 from .... import maps
 from ....errors import OmnixError
+from ... import paths
 from .. import images, material
 from .building import set_cycles
 from .record import (
+    BUILT,
     STATE,
     built_of,
     control,
     delete,
+    delete_unused,
     folder_of,
     keep,
     maps_of,
@@ -139,7 +142,7 @@ def save_maps(collection: bpy.types.Collection, folder: Path) -> list[str]:
     """
     source = folder_of(collection)
     textures = {name: part(collection, f"map_{name}") for name in maps_of(collection)}
-    files = {name: Path(bpy.path.abspath(image.filepath)) for name, image in textures.items()}
+    files = {name: Path(paths.absolute(image.filepath)) for name, image in textures.items()}
     own = maps.map_files(source)
     replaced = {name: str(file) for name, file in files.items() if file != own.get(name)}
     changed = list(own_maps(collection))
@@ -168,7 +171,7 @@ def remove(context: bpy.types.Context, collection: bpy.types.Collection) -> None
     """Take away a place, exactly what was built.
 
     Objects that the user has put into its collection move to the scene's, and those that hang on
-    the place stay where they are; a mesh that they share with it is theirs now.
+    the place stay where they are; meshes, materials and images that they use are theirs now.
     """
     # Of a place that was copied, with its scene for one, some parts serve both.
     shared = [
@@ -176,9 +179,12 @@ def remove(context: bpy.types.Context, collection: bpy.types.Collection) -> None
     ]
     ours = [item for item in recorded(collection).values() if item not in shared]
     release(ours, ours)
-    # With a mesh, Blender takes every object away that shows it.
-    shown = [item.data for item in bpy.data.objects if item not in ours]
-    delete([item for item in ours if item not in shown])
+    objects = [item for item in ours if isinstance(item, bpy.types.Object)]
+    delete(objects)
+    # What is recorded counts as used, like what the user uses.
+    collection[BUILT] = {}
+    left = [item for item in ours if item not in objects]
+    delete_unused(left, left)
     for item in list(collection.objects):
         if not any(other is not collection for other in item.users_collection):
             context.scene.collection.objects.link(item)
