@@ -91,7 +91,7 @@ def build_place(
     """
     collection = find(name, Path(folder))
     if collection is not None:
-        _refuse_while_edited(collection)
+        _refuse_while_worked_on(collection)
     kept = collection is not None and settings is None
     if settings is None:
         settings = Settings() if collection is None else settings_of(collection)
@@ -143,7 +143,7 @@ def rebuild(collection: bpy.types.Collection, **changes: Any) -> None:
     Raises OmnixError, leaving the place as it is, when an image cannot be read or a mesh is in Edit
     Mode.
     """
-    _refuse_while_edited(collection)
+    _refuse_while_worked_on(collection)
     settings = replace(settings_of(collection), **changes)
     built = built_of(collection)
     cut = _cut({name: built[f"map_{name}"] for name in maps_of(collection)}, settings)
@@ -163,7 +163,7 @@ def replace_map(collection: bpy.types.Collection, name: str, path: Path | str) -
     """
     cuts = name in ("depth", "normal", "emission")
     if cuts:
-        _refuse_while_edited(collection)
+        _refuse_while_worked_on(collection)
     label = f"OmniX {name_of(collection)} {maps.MAPS[name].label}"
     built, key = built_of(collection), f"map_{name}"
     image = _candidate(name, path, label)
@@ -253,11 +253,17 @@ def _open_panes(collection: bpy.types.Collection) -> None:
             setattr(panes, f"visible_{ray}", mode == ORIGINAL)
 
 
-def _refuse_while_edited(collection: bpy.types.Collection) -> None:
-    """Raise OmnixError where the user is editing a mesh that is to be cut anew."""
+def _refuse_while_worked_on(collection: bpy.types.Collection) -> None:
+    """Raise OmnixError where the user is editing a mesh that is to be cut anew, or has given it
+    shapes, which are of vertices that there will be no more."""
     for item in shells_of(built_of(collection)):
         if item.data.is_editmode:
             raise OmnixError(f"{item.name} is in Edit Mode; leave that first.")
+        if item.data.shape_keys is not None:
+            raise OmnixError(
+                f"{item.name} has shape keys, which fit no other mesh than that of today; remove "
+                "them first."
+            )
 
 
 def _candidate(name: str, path: Path | str, label: str) -> bpy.types.Image:
@@ -403,8 +409,6 @@ def _place(collection: bpy.types.Collection, cut: _Cut) -> None:
         if item.parent is None:
             item.parent = root_of(collection)
         _fill_slots(item.data.materials, built["material"], built["lamp_material"])
-        # Its shapes are of vertices that there are no more.
-        item.shape_key_clear()
         mesh.fill(item.data, shell, slots)
     if cut.hull is not None:
         # It would hide everything from outside; what it does is done by its faces in a render.

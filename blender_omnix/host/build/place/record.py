@@ -101,14 +101,16 @@ def _is_packed_anew(image: bpy.types.Image, file: Path) -> bool:
 def own_maps(collection: bpy.types.Collection) -> dict[str, bpy.types.Image]:
     """The maps of a place that are the user's: a file that was put in place of one of the set, and
     what was painted and not saved. What can no longer be read is none of them."""
-    folder, built = folder_of(collection).resolve(), built_of(collection)
+    folder, built = folder_of(collection), built_of(collection)
     shown = {name: built[f"map_{name}"] for name in maps_of(collection)}
     return {
         name: image
         for name, image in shown.items()
         if (
             image.is_dirty
-            or Path(paths.absolute(image.filepath)).resolve() != folder / maps.MAPS[name].filename
+            or not paths.same(
+                Path(paths.absolute(image.filepath)), folder / maps.MAPS[name].filename
+            )
         )
         and image.size[0] > 0  # asked last: for this Blender reads the file
     }
