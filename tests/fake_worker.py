@@ -25,7 +25,7 @@ class FakeEngine(BoxRoomEngine):
 
     quick: nothing; slow: work that looks up now and then; deaf: work that never does, like a
     forward pass; library: looks at stdin, as some do when they are loaded; killed, crash,
-    exit: the process ends; refuse, defect, memory, slim: an exception.
+    exit: the process ends; refuse, defect, memory, runtime, slim: an exception.
     """
 
     def __init__(self, mode: str = "quick") -> None:
@@ -63,6 +63,8 @@ class FakeEngine(BoxRoomEngine):
             raise TypeError("a defect")
         elif self.mode == "memory":
             raise MemoryError
+        elif self.mode == "runtime":
+            raise ImportError("DLL load failed")
         elif self.mode == "slim":
             raise ModuleNotFoundError("No module named 'torch'", name="torch")
         return super().predict(panorama, maps, progress, cancelled, seed)

@@ -571,6 +571,25 @@ def test_a_packed_panorama_serves_again(blender, fake_worker, panorama, tmp_path
     assert content(tmp_path / "maps")["metallic.png"] == before["metallic.png"]
 
 
+def test_a_map_that_cannot_be_exchanged_leaves_the_set_as_it_is(
+    blender, hall, tmp_path, monkeypatch
+):
+    folder = next(tmp_path.rglob("report.json")).parent
+    (folder / "albedo.png").unlink()
+    before = content(folder)
+    copy = shutil.copyfile
+
+    def full(new, old):
+        if new.name == maps.PREVIEW:
+            raise OSError(28, "No space left on device", str(old))
+        copy(new, old)
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(RuntimeError, match="No space left on device"):
+        blender.ops.omnix.extract_map(map="albedo")
+    assert content(folder) == before
+
+
 def test_a_panorama_that_has_changed_since_is_told(blender, hall, panorama, tmp_path, capfd):
     blender.ops.omnix.extract_map(map="normal")
     assert "has changed" not in capfd.readouterr().out

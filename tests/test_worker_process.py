@@ -212,6 +212,7 @@ def test_a_death_between_two_jobs_is_not_lost(client, panorama, tmp_path):
     [
         ("refuse", "model.safetensors is missing; install the extension again."),
         ("memory", "Memory ran out; try a smaller size"),
+        ("runtime", "cannot load a library (DLL load failed); on Windows the Microsoft"),
         ("slim", "has no torch; in the preferences of the extension, name one that has it"),
         ("defect", "An unexpected error stopped the extraction (TypeError: a defect). The log is"),
     ],

@@ -268,10 +268,9 @@ def previous_version(package: Path, folder: Path, weights: Path | None = None) -
     own = package / WEIGHTS_IN_PACKAGE
     command = [*git, "log", "-2", "--format=%H", "--", str(WEIGHTS_IN_PACKAGE)]
     commits = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-    unchanged = [*git, "diff", "--quiet", "HEAD", "--", str(WEIGHTS_IN_PACKAGE)]
-    if (weights or own) == own and subprocess.run(
-        unchanged, capture_output=True, check=False
-    ).returncode == 0:
+    command = [*git, "diff", "--quiet", "HEAD", "--", str(WEIGHTS_IN_PACKAGE)]
+    changed = subprocess.run(command, capture_output=True, check=False).returncode
+    if weights in (None, own) and not changed:
         commits = commits[1:]
     if not commits:
         return None

@@ -144,20 +144,9 @@ class Worker:
             self._events.send(type="cancelled", job=job)
         except OmnixError as error:
             self._events.send(type="failed", job=job, message=str(error))
-        except ModuleNotFoundError as error:
-            traceback.print_exc()
-            message = (
-                f"The Python of the worker, {sys.executable}, has no {error.name}; in the "
-                "preferences of the extension, name one that has it as External Python."
-            )
-            self._events.send(type="failed", job=job, message=message)
         except ImportError as error:
             traceback.print_exc()
-            message = (
-                f"The worker's Python, {sys.executable}, cannot load a library ({error}); "
-                "on Windows the Microsoft Visual C++ Redistributable may be missing."
-            )
-            self._events.send(type="failed", job=job, message=message)
+            self._events.send(type="failed", job=job, message=_lacks(error))
         except MemoryError:
             traceback.print_exc()
             self._drop_engine()
@@ -313,6 +302,19 @@ def _settings(fields: dict[str, Any]) -> extract.Settings:
     if "maps" in fields:
         fields = fields | {"maps": tuple(fields["maps"])}
     return extract.Settings(**fields)
+
+
+def _lacks(error: ImportError) -> str:
+    """What to tell where a library is missing, or one that it needs itself."""
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"The Python of the worker, {sys.executable}, has no {error.name}; in the "
+            "preferences of the extension, name one that has it as External Python."
+        )
+    return (
+        f"The Python of the worker, {sys.executable}, cannot load a library ({error}); on Windows "
+        "the Microsoft Visual C++ Redistributable may be missing."
+    )
 
 
 def _describe(error: Exception) -> str:

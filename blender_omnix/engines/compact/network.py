@@ -51,7 +51,7 @@ class _PadSphere(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         half = (gradient.shape[-1] - 2) // 2
-        inner = gradient[:, :, 1:-1, 1:-1].clone(memory_format=torch.preserve_format)
+        inner = gradient[:, :, 1:-1, 1:-1].clone()
         inner[..., -1] += gradient[:, :, 1:-1, 0]
         inner[..., 0] += gradient[:, :, 1:-1, -1]
         for row in (0, -1):
