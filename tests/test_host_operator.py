@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -951,15 +952,15 @@ def test_a_worker_that_dies_says_where_its_log_is(blender, fake_worker, panorama
 # The window's way: start, look now and then, conclude.
 
 
-def start(blender, host, file, folder):
+def start(blender, host, file, folder, panorama=None):
     """A job as `invoke` starts it."""
     job = host("job")
     started = job.Job(
-        source=host("source").from_file(str(file)),
+        source=panorama or host("source").from_file(str(file)),
         folder=folder,
         camera_height=1.6,
         build=True,
-        scene=blender.context.scene.name,
+        scene=blender.context.scene.session_uid,
         notes=[],
     )
     options = host("operators").engine_options(blender.context, "COMPACT")
@@ -1004,14 +1005,46 @@ def test_a_job_that_hears_nothing_is_cancelled_all_the_same(
     assert not job.worker_lives()
 
 
+def conclude(blender, host, started):
+    """Let a job end as the window does; what is told of it."""
+    job, told = host("job"), []
+    advance_until(job, lambda: started.state != job.RUNNING)
+    operator = SimpleNamespace(report=lambda _level, message: told.append(message))
+    host("operators").conclude(operator, blender.context, started)
+    return " ".join(told)
+
+
 def test_another_file_does_not_get_the_place(blender, host, fake_worker, panorama, tmp_path):
-    job = host("job")
     started = start(blender, host, panorama, tmp_path / "maps")
     blender.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
-    advance_until(job, lambda: started.state != job.RUNNING)
-    assert started.state == job.DONE
-    assert started.scene == ""
+    assert "The scene that they were for is gone" in conclude(blender, host, started)
     assert maps.is_map_set(tmp_path / "maps")
+    assert not list(host("build").place.places())
+
+
+def test_a_file_that_cannot_be_opened_takes_no_place_away(
+    blender, host, fake_worker, panorama, tmp_path
+):
+    started = start(blender, host, panorama, tmp_path / "maps")
+    (tmp_path / "damaged.blend").write_text("damaged")
+    with pytest.raises(RuntimeError, match=r"damaged\.blend"):
+        blender.ops.wm.open_mainfile(filepath=str(tmp_path / "damaged.blend"))
+    conclude(blender, host, started)
+    assert [item.name for item in host("build").place.places()] == ["OmniX hall"]
+
+
+def test_what_is_renamed_meanwhile_is_found(blender, host, fake_worker, panorama, tmp_path):
+    image = blender.data.images.load(str(panorama))
+    world, nodes = make_world(blender, image)
+    nodes["mapping"].inputs["Rotation"].default_value = TURN
+    source, place = host("source"), host("build").place
+    folder = tmp_path / "maps"
+    started = start(blender, host, panorama, folder, source.from_world(world))
+    blender.context.scene.name, world.name, image.name = "Stage", "Sky", "Sky.png"
+    assert "gone" not in conclude(blender, host, started)
+    (collection,) = place.places()
+    assert place.source_of(collection) == image
+    assert place.is_following(collection)
 
 
 def test_two_at_a_time_are_refused(blender, host, fake_worker, panorama, tmp_path):

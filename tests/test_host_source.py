@@ -73,7 +73,7 @@ def test_an_image_on_disk_is_used_as_it_is(blender, source, tmp_path):
     path = write_png(blender, tmp_path / "Große Halle.png")
     image = blender.data.images.load(str(path))
     found = source.from_image(image)
-    assert (found.file, found.name, found.image) == (path, "Große Halle", image.name)
+    assert (found.file, found.name, found.image) == (path, "Große Halle", image.session_uid)
     assert found.scratch is None
 
 
@@ -171,7 +171,8 @@ def test_strength_and_name_come_along(blender, source):
     world, nodes = make_world(blender, generated(blender, "Hall.exr"))
     nodes["background"].inputs["Strength"].default_value = 2.5
     found = source.from_world(world)
-    assert (found.name, found.image, found.world) == ("Hall", "Hall.exr", "World")
+    image = nodes["texture"].image
+    assert (found.name, found.image, found.world) == ("Hall", image.session_uid, world.session_uid)
     assert found.notes == ()
     shown = source.showing(world)
     assert shown.strength == 2.5
@@ -372,4 +373,4 @@ def test_the_panel_chooses(blender, source, refusal, tmp_path):
     assert source.from_choices(scene).file == tmp_path / "any.exr"
     scene.omnix.source = "IMAGE"
     scene.omnix.image = generated(blender, "Picked")
-    assert source.from_choices(scene).image == "Picked"
+    assert source.from_choices(scene).image == scene.omnix.image.session_uid

@@ -32,12 +32,11 @@ def register() -> None:
     for cls in _CLASSES:
         bpy.utils.register_class(cls)
     bpy.types.Scene.omnix = bpy.props.PointerProperty(type=properties.OMNIX_PG_scene)
-    job.register()
 
 
 def unregister() -> None:
     operators.stop_timer()
-    job.unregister()
+    job.close()
     thumbnails.forget()
     del bpy.types.Scene.omnix
     for cls in reversed(_CLASSES):

@@ -79,7 +79,7 @@ def _holds_another(folder: Path, panorama: source.Source) -> bool:
         return False
     if panorama.scratch is None and paths.is_file(made_from):
         return True
-    image = bpy.data.images.get(panorama.image)
+    image = source.alive(bpy.data.images, panorama.image)
     return image is None or all(place.source_of(c) != image for c in place.made_from(folder))
 
 

@@ -2,7 +2,8 @@
 """The extraction that runs, and the worker that runs it.
 
 One job at a time, driven by `advance`, which never waits: a script calls it in a loop, the window
-on a timer. Across calls only names are kept, since an undo or another file replaces datablocks.
+on a timer. Across calls datablocks are kept by their `session_uid`: an undo replaces them, the user
+renames them, and another file has none of them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import bpy
-from bpy.app.handlers import persistent
 
 from ..errors import OmnixError
 from ..worker.client import WorkerClient
@@ -37,16 +37,16 @@ RUNNING, DONE, FAILED, CANCELLED = "RUNNING", "DONE", "FAILED", "CANCELLED"
 class Job:
     """One extraction: what was asked, and how far it has come.
 
-    `folder` is where the worker puts the maps. `scene` is the name of the scene that wants the
-    place, '' when that scene is no more. `renewal` says that one of the maps is for a place that
-    stands. `message` is the sentence of a failure.
+    `folder` is where the worker puts the maps. `scene` is the `session_uid` of the scene that wants
+    the place. `renewal` says that one of the maps is for a place that stands. `message` is the
+    sentence of a failure.
     """
 
     source: Source
     folder: Path
     camera_height: float
     build: bool
-    scene: str
+    scene: int
     notes: list[str]
     renewal: Renewal | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -148,23 +148,6 @@ def unload() -> None:
 def log_path() -> Path | None:
     """The worker's log; None before its first start."""
     return None if _client is None else _client.log_path
-
-
-@persistent
-def _forget_scene(_path: str) -> None:
-    """Another file is about to replace this one: a running job's place belongs in neither."""
-    job = running()
-    if job is not None:
-        job.scene = ""
-
-
-def register() -> None:
-    bpy.app.handlers.load_pre.append(_forget_scene)
-
-
-def unregister() -> None:
-    bpy.app.handlers.load_pre.remove(_forget_scene)
-    close()
 
 
 def close() -> None:

@@ -105,7 +105,7 @@ class OMNIX_OT_extract_pbr(Extraction, bpy.types.Operator):
             folder=folder,
             camera_height=self.camera_height,
             build=self.build,
-            scene=context.scene.name,
+            scene=context.scene.session_uid,
             notes=[*panorama.notes, *notes],
         )
         settings = {
@@ -218,7 +218,7 @@ def _conclude(context: bpy.types.Context, ended: job.Job) -> tuple[str, str]:
         if ended.renewal is not None:
             renewal.check(ended.renewal, ended.folder)
             ended.notes += renewal.put(ended.renewal, ended.folder)
-        scene = bpy.data.scenes.get(ended.scene)
+        scene = source.alive(bpy.data.scenes, ended.scene)
         if scene is None:
             ended.notes.append("The scene that they were for is gone.")
         else:
@@ -236,6 +236,8 @@ def _conclude(context: bpy.types.Context, ended: job.Job) -> tuple[str, str]:
 def _apply(ended: job.Job) -> None:
     """The result of a job as one undo step."""
     if ended.renewal is None:
+        image = source.alive(bpy.data.images, ended.source.image)
+        world = source.alive(bpy.data.worlds, ended.source.world)
         if ended.build:
             # What the nested operator reports goes to the terminal alone.
             ended.notes += destination.kept_and_lost(ended.source.name, ended.folder)
@@ -244,8 +246,8 @@ def _apply(ended: job.Job) -> None:
             True,
             directory=str(ended.folder),
             name=ended.source.name,
-            image=ended.source.image,
-            world=ended.source.world,
+            image="" if image is None else image.name,
+            world="" if world is None else world.name,
             camera_height=ended.camera_height,
             build=ended.build,
         )

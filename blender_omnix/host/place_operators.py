@@ -375,7 +375,7 @@ class OMNIX_OT_extract_map(operators.Extraction, _PlaceOperator, bpy.types.Opera
             folder=Path(planned.scratch.name, "maps"),
             camera_height=settings["camera_height"],
             build=True,
-            scene=context.scene.name,
+            scene=context.scene.session_uid,
             notes=[],
             renewal=planned,
         )

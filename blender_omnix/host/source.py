@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,16 +22,16 @@ _TOLERANCE = 1e-5
 class Source:
     """A panorama as the worker and the builder need it.
 
-    `file` is what the worker reads. `name` names the folder and what is built. `image` is the name
-    of the datablock that holds the panorama, '' where it came from a file, and `world` that of the
-    world that shows it, '' where none was asked. `scratch` is the folder to remove after the job
-    where `file` was written for it, else None.
+    `file` is what the worker reads. `name` names the folder and what is built. `image` is the
+    `session_uid` of the datablock that holds the panorama, None where it came from a file, and
+    `world` that of the world that shows it, None where none was asked. `scratch` is the folder to
+    remove after the job where `file` was written for it, else None.
     """
 
     file: Path
     name: str
-    image: str = ""
-    world: str = ""
+    image: int | None = None
+    world: int | None = None
     notes: tuple[str, ...] = ()
     scratch: tempfile.TemporaryDirectory | None = None
 
@@ -64,6 +64,11 @@ class Showing:
     turned_by: Dial | None
     strengthened_by: Dial | None
     notes: tuple[str, ...]
+
+
+def alive(datablocks: Iterable[bpy.types.ID], uid: int | None) -> bpy.types.ID | None:
+    """The datablock of a `session_uid`, whatever it is called by now; None where it is gone."""
+    return next((item for item in datablocks if item.session_uid == uid), None)
 
 
 def from_choices(scene: bpy.types.Scene) -> Source:
@@ -111,7 +116,7 @@ def from_image(image: bpy.types.Image | None) -> Source:
             f"The image {image.name} is missing: there is no file {file}; "
             "find it with File > External Data > Find Missing Files."
         )
-    return Source(file, name, image.name)
+    return Source(file, name, image.session_uid)
 
 
 _KINDS = {
@@ -129,7 +134,7 @@ def from_world(world: bpy.types.World | None) -> Source:
     """
     *_, node = _path_to_environment(world)
     found = from_image(node.image)
-    return replace(found, world=world.name, notes=(*found.notes, *showing(world).notes))
+    return replace(found, world=world.session_uid, notes=(*found.notes, *showing(world).notes))
 
 
 def showing(world: bpy.types.World | None) -> Showing:
@@ -324,7 +329,7 @@ def _unpacked(image: bpy.types.Image, name: str) -> Source:
         file.write_bytes(image.packed_file.data)
     except OSError as error:
         raise paths.unwritable(error) from None
-    return Source(file, name, image.name, scratch=scratch)
+    return Source(file, name, image.session_uid, scratch=scratch)
 
 
 # Packed images that never had a file of their own.
@@ -344,7 +349,7 @@ def _exported(image: bpy.types.Image, name: str) -> Source:
         ) from None
     except OSError as error:
         raise paths.unwritable(error) from None
-    return Source(file, name, image.name, scratch=scratch)
+    return Source(file, name, image.session_uid, scratch=scratch)
 
 
 def _scratch(name: str, suffix: str) -> tuple[tempfile.TemporaryDirectory, Path]:
