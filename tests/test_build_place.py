@@ -606,16 +606,78 @@ def test_what_was_deleted_comes_back_and_leaves_nothing_behind(blender, build, r
     assert everything(blender) == empty
 
 
-def test_a_deleted_control_group_takes_its_shading_along(blender, build, room_folder):
-    collection = make(blender, build, room_folder)
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        ("node_groups", "controls_group"),
+        ("node_groups", "surface_group"),
+        ("materials", "material"),
+        ("images", "map_depth"),
+    ],
+)
+def test_a_place_of_which_a_part_was_deleted_says_so_and_is_mended(
+    blender, build, host, room_folder, kind, key
+):
+    """As one does in the Outliner's Blender File view."""
+    place, operators = build.place, host("place_operators")
+    arguments = {"directory": str(room_folder), "name": "room"}
+    blender.ops.omnix.load_maps(**arguments)
+    (collection,) = place.places()
+    seen = panorama_of(blender, build, collection)
     before = everything(blender)
-    blender.data.node_groups.remove(build.place.part(collection, "controls_group"))
-    make(blender, build, room_folder)
+    getattr(blender.data, kind).remove(place.part(collection, key))
+    choices = {"extract_map": {"map": "albedo"}, "show_map": {"map": "albedo"}}
+    choices["replace_map"] = {"map": "albedo", "filepath": str(room_folder / "albedo.png")}
+    whole = [item for item in operators.CLASSES if not item.takes_damage]
+    for name in (item.bl_idname.removeprefix("omnix.") for item in whole):
+        with pytest.raises(RuntimeError, match=r"were deleted; undo that, or load the maps"):
+            getattr(blender.ops.omnix, name)(**choices.get(name, {}))
+    blender.ops.omnix.load_maps(**arguments)
     after = everything(blender)
     # The first images had their names until the second ones were there.
     assert {kind: len(names) for kind, names in after.items()} == {
         kind: len(names) for kind, names in before.items()
     }
+    np.testing.assert_allclose(panorama_of(blender, build, collection), seen, atol=1e-3)
+    getattr(blender.data, kind).remove(place.part(collection, key))
+    blender.ops.omnix.remove_place()
+    assert not list(place.places())
+
+
+def test_a_place_without_the_node_of_a_map_says_so(blender, build, room_folder):
+    collection = make(blender, build, room_folder)
+    nodes = build.place.part(collection, "surface_group").nodes
+    nodes.remove(nodes["albedo"])
+    assert build.place.shown_map(collection) is None
+    with pytest.raises(RuntimeError, match=r"The node of the albedo map was deleted.*load the"):
+        blender.ops.omnix.show_map(map="albedo")
+
+
+def test_copies_of_a_place_are_switched_together(blender, build, tmp_path):
+    """They have one material; so the windows of both must let light in, or neither's."""
+    box_room.save(tmp_path / "room", box_room.room(128, window=True))
+    first = make(blender, build, tmp_path / "room", enclosed="YES")
+    blender.ops.scene.new(type="FULL_COPY")
+    second = build.find("room")
+    assert second != first
+    build.set_mode(second, "ORIGINAL")
+    for item in (first, second):
+        assert build.place.settings_of(item).mode == "ORIGINAL"
+        assert build.place.part(item, "panes").visible_diffuse
+
+
+def test_a_stand_in_that_lost_its_modifier_can_be_left(blender, build, room_folder):
+    collection = make(blender, build, room_folder)
+    surface = build.place.part(collection, "surface")
+    surface.hide_render = True
+    stand_in = build.place.start_adjusting(collection)
+    stand_in.modifiers.clear()
+    surface.name = "Walls"
+    with pytest.raises(RuntimeError, match=r"lost the modifier.*Keep Geometry"):
+        blender.ops.omnix.apply_geometry()
+    blender.ops.omnix.keep_geometry()
+    assert build.place.part(collection, "preview") is None
+    assert surface.hide_render and not surface.hide_viewport
 
 
 @DELETE

@@ -43,11 +43,24 @@ class Layout:
         return lambda *_, **__: Layout(self.bpy, self.buttons, self.texts)
 
 
+class Context:
+    """Blender's context, and what there is none of without a window."""
+
+    region = SimpleNamespace(width=300)
+    preferences = SimpleNamespace(system=SimpleNamespace(ui_scale=1.0))
+
+    def __init__(self, bpy):
+        self.bpy = bpy
+
+    def __getattr__(self, name):
+        return getattr(self.bpy.context, name)
+
+
 @pytest.fixture
 def draw(blender):
     def drawn(panel):
         layout = Layout(blender)
-        panel.draw(SimpleNamespace(layout=layout), blender.context)
+        panel.draw(SimpleNamespace(layout=layout), Context(blender))
         for name, kind, button, _depress in layout.buttons:
             unknown = set(vars(button)) - set(kind.properties.keys())
             assert not unknown, f"{name} has no {unknown}"
@@ -75,6 +88,23 @@ def test_the_place_panels_offer_what_can_be_done(blender, draw, host, tmp_path):
     assert without_button <= {name.removeprefix("omnix.") for name, *_ in layout.buttons}
     (use, _) = (button for name, _, button, _ in layout.buttons if name == "omnix.use_place")
     assert use.shadow_catcher is False
+
+
+def test_the_panels_of_a_damaged_place_say_so(blender, draw, host, tmp_path):
+    box_room.save(tmp_path / "room", box_room.room(64))
+    blender.ops.omnix.load_maps(directory=str(tmp_path / "room"))
+    panels, place = host("place_panels"), host("build").place
+    (collection,) = place.places()
+    stand_in = place.start_adjusting(collection)
+    stand_in.modifiers.clear()
+    layout = draw(panels.OMNIX_PT_place_geometry)
+    assert "The stand-in has lost its modifier" in layout.texts
+    blender.data.node_groups.remove(place.part(collection, "surface_group"))
+    for panel in panels.CLASSES:
+        layout = draw(panel)
+        if panel is panels.OMNIX_PT_place:
+            assert "were deleted; undo that" in " ".join(text.strip() for text in layout.texts)
+            assert "omnix.remove_place" in [name for name, *_ in layout.buttons]
 
 
 def test_the_follow_button_says_whether_the_place_follows(blender, draw, host, tmp_path):

@@ -48,7 +48,7 @@ class _Extract:
             row.operator(operators.OMNIX_OT_extract_pbr.bl_idname, icon="WORLD")
             ended = job.last()
             if ended is not None and ended.message:
-                _sentence(layout.box(), context, ended.message, "ERROR")
+                sentence(layout.box(), context, ended.message, "ERROR")
         else:
             _draw_progress(layout, running)
 
@@ -98,13 +98,13 @@ class _Result:
         try:
             contents = report.read(folder)
         except OmnixError as error:
-            _sentence(layout, context, str(error), "ERROR")
+            sentence(layout, context, str(error), "ERROR")
             return
         _draw_thumbnails(layout, folder)
         layout.label(text=report.summary(contents))
         layout.label(text=report.adapters_summary(contents))
         for warning in contents["warnings"]:
-            _sentence(layout, context, warning, "ERROR")
+            sentence(layout, context, warning, "ERROR")
         if operators.OMNIX_OT_move_maps.poll(context):
             layout.operator(operators.OMNIX_OT_move_maps.bl_idname, icon="FILE_TICK")
         layout.operator(report.OMNIX_OT_show_report.bl_idname, icon="TEXT")
@@ -118,7 +118,7 @@ def _draw_thumbnails(layout: bpy.types.UILayout, folder: Path) -> None:
         cell.label(text=maps.MAPS[name].label)
 
 
-def _sentence(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str) -> None:
+def sentence(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str) -> None:
     """A sentence broken into lines that fit the region."""
     pixels_per_letter = 7.0 * context.preferences.system.ui_scale
     letters = max(20, int(context.region.width / pixels_per_letter) - 6)

@@ -54,6 +54,7 @@ class _PlaceOperator:
     """Runs `change(context, collection)` on a place; what goes wrong is told in one sentence."""
 
     bl_options = {"REGISTER", "UNDO"}
+    takes_damage = False  # whether it acts on a place of which the user has deleted parts
 
     name: bpy.props.StringProperty(
         name="Name",
@@ -84,6 +85,8 @@ class _PlaceOperator:
             linked = _linked(context.scene.collection.children_recursive)
             advice = f" {linked.name} is linked from another file: change it there, or append it."
             raise OmnixError(f"There is no place {called}.{advice if linked else ''}")
+        if not self.takes_damage and (damage := place.damage(collection)):
+            raise OmnixError(damage)
         return collection
 
     def folder(self) -> Path | None:
@@ -440,6 +443,7 @@ class OMNIX_OT_remove_place(_PlaceOperator, bpy.types.Operator):
 
     bl_idname = "omnix.remove_place"
     bl_label = "Remove Place"
+    takes_damage = True
 
     def change(self, context: bpy.types.Context, collection: bpy.types.Collection) -> None:
         from .build import place

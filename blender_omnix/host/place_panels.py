@@ -7,6 +7,7 @@ import bpy
 
 from .. import maps
 from . import place_operators as operators
+from .panels import sentence
 
 
 class _PlacePanel:
@@ -31,6 +32,10 @@ class OMNIX_PT_place(_PlacePanel, bpy.types.Panel):
         row.label(text=place.name_of(collection), icon="OUTLINER_COLLECTION")
         row.operator("omnix.mark_asset", text="", icon="ASSET_MANAGER")
         row.operator("omnix.remove_place", text="", icon="TRASH")
+        damage = place.damage(collection)
+        if damage:
+            sentence(layout, context, damage, "ERROR")
+            return
         mode = place.settings_of(collection).mode
         row = layout.row(align=True)
         row.scale_y = 1.3
@@ -69,9 +74,12 @@ class OMNIX_PT_place_geometry(_PlacePanel, bpy.types.Panel):
             row.operator("omnix.adjust_geometry", icon="MOD_REMESH")
             row.operator("omnix.rebuild_place", text="", icon="FILE_REFRESH")
         else:
-            modifier = stand_in.modifiers[0]
-            for label, identifier in preview.inputs(modifier).items():
-                layout.prop(modifier, f'["{identifier}"]', text=label)
+            modifier = preview.modifier_of(stand_in)
+            if modifier is None:
+                layout.label(text="The stand-in has lost its modifier", icon="ERROR")
+            else:
+                for label, identifier in preview.inputs(modifier).items():
+                    layout.prop(modifier, f'["{identifier}"]', text=label)
             row = layout.row(align=True)
             row.operator("omnix.apply_geometry", icon="CHECKMARK")
             row.operator("omnix.keep_geometry", text="", icon="X")

@@ -251,6 +251,13 @@ def control(group: bpy.types.NodeTree, label: str) -> bpy.types.NodeSocket:
     return group.nodes[CONTROLS].inputs[label]
 
 
+def is_intact(group: bpy.types.NodeTree, surface: bpy.types.NodeTree) -> bool:
+    """False where the user has deleted a node by which a place is controlled."""
+    node = group.nodes.get(CONTROLS)
+    led = node is not None and getattr(node, "node_tree", None) == surface
+    return led and set(LABELS) <= set(node.inputs.keys()) and PREVIEW in surface.nodes
+
+
 def show_map(surface: bpy.types.NodeTree, name: str) -> None:
     """Choose the map that Preview shows; KeyError where the place has none of that name.
 
@@ -260,7 +267,8 @@ def show_map(surface: bpy.types.NodeTree, name: str) -> None:
     surface.links.new(node.outputs[0], surface.nodes[PREVIEW].inputs["Color"])
 
 
-def shown_map(surface: bpy.types.NodeTree) -> str:
-    """The map that Preview is set to."""
-    name = surface.nodes[PREVIEW].inputs["Color"].links[0].from_node.name
+def shown_map(surface: bpy.types.NodeTree) -> str | None:
+    """The map that Preview is set to; None where the user has unlinked it."""
+    links = surface.nodes[PREVIEW].inputs["Color"].links
+    name = links[0].from_node.name if links else None
     return "depth" if name == INVERSE_DEPTH else name

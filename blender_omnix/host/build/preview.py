@@ -98,6 +98,13 @@ def group(
     return tree
 
 
+def modifier_of(item: bpy.types.Object) -> bpy.types.NodesModifier | None:
+    """The modifier of a stand-in; None where the user has deleted or applied it."""
+    labels = {label for label, *_ in _INPUTS}
+    nodes = (each for each in item.modifiers if each.type == "NODES" and each.node_group)
+    return next((each for each in nodes if labels <= inputs(each).keys()), None)
+
+
 def inputs(modifier: bpy.types.NodesModifier) -> dict[str, str]:
     """Label of each setting and the modifier's property that holds it."""
     return {

@@ -26,6 +26,7 @@ from .following import follow_world, has_lost_world, is_following, stop_followin
 from .record import (
     changed_maps,
     control,
+    damage,
     find,
     folder_of,
     is_place,
@@ -64,6 +65,7 @@ __all__ = [
     "changed_maps",
     "check_map",
     "control",
+    "damage",
     "find",
     "finish_adjusting",
     "folder_of",

@@ -16,20 +16,24 @@ from ....errors import OmnixError
 from ....panorama import frames, smooth
 from ... import paths
 from .. import geometry, images, material, mesh, preview
+from .following import stop_following
 from .record import (
     BUILT,
+    MATERIALS,
     STATE,
     built_of,
     control,
     delete,
     find,
     folder_of,
+    has_controls,
     is_deleted,
     keep,
     maps_of,
     name_of,
     own_maps,
     part,
+    places,
     recorded,
     release,
     root_of,
@@ -199,10 +203,11 @@ def start_adjusting(collection: bpy.types.Collection) -> bpy.types.Object:
     modifier = item.modifiers.new("OmniX Geometry", "NODES")
     modifier.node_group = group
     keep(collection, built | {"preview": item, "preview_mesh": data, "preview_group": group})
+    shells = shells_of(built)
     item[_HIDDEN] = {
-        shell.name: [shell.hide_viewport, shell.hide_render] for shell in shells_of(built)
+        key: [shell.hide_viewport, shell.hide_render] for key, shell in shells.items()
     }
-    for shell in shells_of(built):
+    for shell in shells.values():
         shell.hide_viewport = shell.hide_render = True
     return item
 
@@ -210,12 +215,18 @@ def start_adjusting(collection: bpy.types.Collection) -> bpy.types.Object:
 def finish_adjusting(collection: bpy.types.Collection, *, apply: bool) -> None:
     """Take the stand-in away and, with `apply`, cut the mesh by the settings it was left at.
 
-    Raises OmnixError, with the stand-in still there, when a map cannot be read.
+    Raises OmnixError, with the stand-in still there, when a map cannot be read or the user has
+    deleted the modifier with the settings.
     """
     built = built_of(collection)
     item = built.get("preview")
     if apply and item is not None:
-        modifier = item.modifiers[0]
+        modifier = preview.modifier_of(item)
+        if modifier is None:
+            raise OmnixError(
+                f"{item.name} has lost the modifier with its settings; use Keep Geometry, and "
+                "adjust it anew."
+            )
         chosen = {
             label: modifier[identifier] for label, identifier in preview.inputs(modifier).items()
         }
@@ -228,18 +239,24 @@ def finish_adjusting(collection: bpy.types.Collection, *, apply: bool) -> None:
             delete([item])
         built = {key: built[key] for key in built if key not in left}
         keep(collection, built)
-        for shell in shells_of(built):
+        for key, shell in shells_of(built).items():
             # As the user had them.
-            shell.hide_viewport, shell.hide_render = hidden.get(shell.name, (False, False))
+            shell.hide_viewport, shell.hide_render = hidden.get(key, (False, False))
 
 
 def set_mode(collection: bpy.types.Collection, mode: str) -> None:
-    """Switch between ORIGINAL (the panorama's own light) and RELIGHT (the scene's lights)."""
+    """Switch between ORIGINAL (the panorama's own light) and RELIGHT (the scene's lights).
+
+    A place that was copied, with its scene for one, shares its material and so its light.
+    """
     if mode not in (ORIGINAL, RELIGHT):
         raise ValueError(f"mode is {mode!r}, not {ORIGINAL!r} or {RELIGHT!r}")
     control(collection, "Relit").default_value = float(mode == RELIGHT)
-    collection[STATE]["mode"] = mode
-    _open_panes(collection)
+    controls = part(collection, "controls_group")
+    for item in places():
+        if part(item, "controls_group") == controls:
+            item[STATE]["mode"] = mode
+            _open_panes(item)
 
 
 def _open_panes(collection: bpy.types.Collection) -> None:
@@ -256,7 +273,7 @@ def _open_panes(collection: bpy.types.Collection) -> None:
 def _refuse_while_worked_on(collection: bpy.types.Collection) -> None:
     """Raise OmnixError where the user is editing a mesh that is to be cut anew, or has given it
     shapes, which are of vertices that there will be no more."""
-    for item in shells_of(built_of(collection)):
+    for item in shells_of(built_of(collection)).values():
         if item.data.is_editmode:
             raise OmnixError(f"{item.name} is in Edit Mode; leave that first.")
         if item.data.shape_keys is not None:
@@ -436,7 +453,8 @@ def _shade(
     """Shade a place with the images `shown`, by part, which supersede those that it has.
 
     `source` is the image of the original light, ours or not. The node with the controls and the
-    materials around it stay, once they are there.
+    materials around it stay, once they are there; where the user has deleted that node or a group
+    around it, the materials show nothing any more and are made anew too.
     """
     label = f"OmniX {name_of(collection)}"
     textures = {key.removeprefix("map_"): shown[key] for key in shown if key.startswith("map_")}
@@ -447,7 +465,7 @@ def _shade(
     )
     made = {**shown, "surface_group": surface}
     built = built_of(collection)
-    if "controls_group" in built:
+    if has_controls(collection):
         group, before = built["controls_group"], built["surface_group"]
         values = {
             socket.name: socket.default_value for socket in group.nodes[material.CONTROLS].inputs
@@ -457,16 +475,21 @@ def _shade(
         else:
             # Another map would pass for the one that was chosen.
             values["Preview"] = 0.0
-        earlier = {**_images(built), "surface_group": before}
-        built = {key: item for key, item in built.items() if key not in earlier}
-        _supersede(earlier, made)
-        for socket in group.nodes[material.CONTROLS].inputs:
-            socket.default_value = values.get(socket.name, socket.default_value)
+        replaced = ["surface_group"]
     else:
-        group = built["controls_group"] = material.controls_group(label, surface)
-    for key, name, lamp in (("material", label, False), ("lamp_material", f"{label} Lamps", True)):
-        if key not in built:
-            built[key] = material.material(name, group, lamp=lamp)
+        # What drove the strength went with the group.
+        stop_following(collection)
+        group = made["controls_group"] = material.controls_group(label, surface)
+        values = {"Relit": float(collection[STATE]["mode"] == RELIGHT)}
+        replaced = ["controls_group", "surface_group", *MATERIALS]
+    for key, name in zip(MATERIALS, (label, f"{label} Lamps"), strict=True):
+        if key in replaced or key not in built:
+            made[key] = material.material(name, group, lamp=key == "lamp_material")
+    earlier = _images(built) | {key: built[key] for key in replaced if key in built}
+    built = {key: item for key, item in built.items() if key not in earlier}
+    _supersede(earlier, made)
+    for socket in group.nodes[material.CONTROLS].inputs:
+        socket.default_value = values.get(socket.name, socket.default_value)
     keep(collection, built | made)
 
 

@@ -18,6 +18,7 @@ from .record import (
     built_of,
     control,
     folder_of,
+    has_controls,
     name_of,
     places,
     recorded,
@@ -70,7 +71,7 @@ def stop_following(collection: bpy.types.Collection) -> None:
     followed = collection.pop(_FOLLOWED, {})
     if "turned_by" in followed:
         root_of(collection).driver_remove("rotation_euler")
-    if "strengthened_by" in followed:
+    if "strengthened_by" in followed and has_controls(collection):
         control(collection, "Strength").driver_remove("default_value")
 
 

@@ -21,6 +21,7 @@ from .. import material
 
 # Custom properties of the collection: what it was built from, and the datablocks that are ours.
 STATE, BUILT = "omnix", "omnix_built"
+MATERIALS = ("material", "lamp_material")
 # Parts that are there for an object alone.
 _SERVES = {
     "surface_mesh": "surface",
@@ -154,9 +155,29 @@ def set_folder(collection: bpy.types.Collection, folder: str) -> None:
     collection[STATE]["folder"] = folder
 
 
-def source_of(collection: bpy.types.Collection) -> bpy.types.Image:
-    """The image of a place's original light: its panorama, or the map of what the engine saw."""
-    return built_of(collection)["surface_group"].nodes["source"].image
+def has_controls(collection: bpy.types.Collection) -> bool:
+    """False where the user has deleted a node group of a place, or a node of it that controls."""
+    group, surface = (part(collection, key) for key in ("controls_group", "surface_group"))
+    return group is not None and surface is not None and material.is_intact(group, surface)
+
+
+def damage(collection: bpy.types.Collection) -> str | None:
+    """What to tell where the user has deleted something without which a place cannot be changed."""
+    needed = (part(collection, key) for key in (*MATERIALS, "map_depth"))
+    if has_controls(collection) and None not in needed:
+        return None
+    return (
+        f"Materials, node groups or the depth map of {name_of(collection)} were deleted; undo "
+        f"that, or load the maps in {folder_of(collection)} again."
+    )
+
+
+def source_of(collection: bpy.types.Collection) -> bpy.types.Image | None:
+    """The image of a place's original light: its panorama, or the map of what the engine saw; None
+    where the user has deleted it."""
+    surface = part(collection, "surface_group")
+    node = None if surface is None else surface.nodes.get("source")
+    return None if node is None else node.image
 
 
 def control(collection: bpy.types.Collection, label: str) -> bpy.types.NodeSocket:
@@ -255,6 +276,6 @@ def delete(datablocks: Iterable[bpy.types.ID]) -> None:
     bpy.data.batch_remove(list(datablocks))
 
 
-def shells_of(built: Mapping[str, bpy.types.ID]) -> list[bpy.types.Object]:
-    """The mesh objects of a place."""
-    return [built[key] for key in ("surface", "hull", "panes") if key in built]
+def shells_of(built: Mapping[str, bpy.types.ID]) -> dict[str, bpy.types.Object]:
+    """The mesh objects of a place, by part."""
+    return {key: built[key] for key in ("surface", "hull", "panes") if key in built}

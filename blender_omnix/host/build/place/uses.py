@@ -23,6 +23,7 @@ from .record import (
     delete,
     delete_unused,
     folder_of,
+    has_controls,
     keep,
     maps_of,
     name_of,
@@ -38,15 +39,24 @@ from .record import (
 
 
 def show_map(collection: bpy.types.Collection, name: str | None) -> None:
-    """Show one map, unlit, on the surface; None shows the place again."""
+    """Show one map, unlit, on the surface; None shows the place again.
+
+    Raises OmnixError where the user has deleted the node of that map.
+    """
     if name is not None:
-        material.show_map(built_of(collection)["surface_group"], name)
+        try:
+            material.show_map(built_of(collection)["surface_group"], name)
+        except KeyError:
+            raise OmnixError(
+                f"The node of the {name} map was deleted from the material of "
+                f"{name_of(collection)}; load the maps in {folder_of(collection)} again."
+            ) from None
     control(collection, "Preview").default_value = float(name is not None)
 
 
 def shown_map(collection: bpy.types.Collection) -> str | None:
     """The map that `show_map` shows now, if any."""
-    if control(collection, "Preview").default_value == 0.0:
+    if not has_controls(collection) or control(collection, "Preview").default_value == 0.0:
         return None
     return material.shown_map(built_of(collection)["surface_group"])
 
@@ -56,7 +66,7 @@ def set_shadow_catcher(collection: bpy.types.Collection, on: bool) -> None:
 
     Hull and panes too: behind a surface that is not seen they would be.
     """
-    for item in shells_of(built_of(collection)):
+    for item in shells_of(built_of(collection)).values():
         item.is_shadow_catcher = on
 
 
