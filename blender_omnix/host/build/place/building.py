@@ -204,9 +204,7 @@ def start_adjusting(collection: bpy.types.Collection) -> bpy.types.Object:
     modifier.node_group = group
     keep(collection, built | {"preview": item, "preview_mesh": data, "preview_group": group})
     shells = shells_of(built)
-    item[_HIDDEN] = {
-        key: [shell.hide_viewport, shell.hide_render] for key, shell in shells.items()
-    }
+    item[_HIDDEN] = {key: [shell.hide_viewport, shell.hide_render] for key, shell in shells.items()}
     for shell in shells.values():
         shell.hide_viewport = shell.hide_render = True
     return item
