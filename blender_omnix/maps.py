@@ -110,7 +110,24 @@ def read_report(folder: Path | str) -> dict[str, Any]:
         raise OmnixError(f"{path} is damaged; extract the panorama again.") from None
     if not isinstance(report, dict) or "engine" not in report:
         raise OmnixError(f"{path} is not a report of this extension; choose another folder.")
+    if not _is_sound(report):
+        raise OmnixError(f"{path} is damaged; extract the panorama again.")
     return report
+
+
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("source", "settings", "seconds", "files", "replaced", "renewed"), dict),
+    **dict.fromkeys(("size", "adapters", "checks", "warnings"), list),
+}
+
+
+def _is_sound(report: Mapping[str, Any]) -> bool:
+    """Whether what a report has is of the kind that readers take it for."""
+    if not all(isinstance(report[key], kind) for key, kind in _KINDS.items() if key in report):
+        return False
+    height = report.get("settings", {}).get("camera_height", 1.6)
+    path = report.get("source", {}).get("path", "")
+    return isinstance(height, (int, float)) and isinstance(path, str)
 
 
 def map_files(folder: Path | str) -> dict[str, Path]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 
 import numpy as np
@@ -642,6 +643,87 @@ def test_a_place_of_which_a_part_was_deleted_says_so_and_is_mended(
     getattr(blender.data, kind).remove(place.part(collection, key))
     blender.ops.omnix.remove_place()
     assert not list(place.places())
+
+
+def test_a_place_that_is_not_there_is_told(blender, build, room_folder):
+    make(blender, build, room_folder)
+    with pytest.raises(RuntimeError, match="There is no place called other in this file"):
+        blender.ops.omnix.set_mode(name="other", mode="ORIGINAL")
+    scene = blender.data.scenes.new("Elsewhere")
+    with (
+        blender.context.temp_override(scene=scene),
+        pytest.raises(RuntimeError, match="There is no place in this scene"),
+    ):
+        blender.ops.omnix.set_mode(mode="ORIGINAL")
+
+
+@pytest.mark.parametrize("override", [False, True])
+def test_a_place_of_which_the_collection_alone_was_made_local_is_left_alone(
+    blender, build, room_folder, tmp_path, override
+):
+    """Blender crashes when a mesh of another file is filled."""
+    make(blender, build, room_folder)
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "library.blend"))
+    blender.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
+    with blender.data.libraries.load(str(tmp_path / "library.blend"), link=True) as (_, linked):
+        linked.collections = ["OmniX room"]
+    (collection,) = linked.collections
+    scene = blender.context.scene
+    scene.collection.children.link(collection)
+    if override:
+        layer = blender.context.view_layer
+        collection = collection.override_hierarchy_create(scene, layer)
+    collection.make_local()
+    assert list(build.places()) == []
+    assert not blender.ops.omnix.rebuild_place.poll()
+
+
+def write_layers(blender, path):
+    """A rendered panorama as Blender's own OpenEXR of several layers."""
+    scene = blender.context.scene
+    scene.render.engine, scene.cycles.samples = "CYCLES", 1
+    scene.render.resolution_x, scene.render.resolution_y = 128, 64
+    scene.world = blender.data.worlds.new("Grey")
+    settings = scene.render.image_settings
+    if blender.app.version >= (5, 0):
+        settings.media_type = "MULTI_LAYER_IMAGE"
+    settings.file_format = "OPEN_EXR_MULTILAYER"
+    scene.camera = blender.data.objects.new("Eye", blender.data.cameras.new("Eye"))
+    scene.collection.objects.link(scene.camera)
+    scene.render.filepath = str(path)
+    blender.ops.render.render(write_still=True)
+    return path
+
+
+def test_a_panorama_of_several_layers_is_the_original_light_but_no_map(
+    blender, build, tmp_path, room_folder
+):
+    file = write_layers(blender, tmp_path / "layers.exr")
+    report = maps.read_report(room_folder)
+    report["source"] = {"path": str(file), "linear": True, "exposure_stops": 0.0}
+    (room_folder / maps.REPORT).write_text(json.dumps(report))
+    collection = make(blender, build, room_folder, mode="ORIGINAL")
+    grey = blender.context.scene.world.color[0]
+    seen = panorama_of(blender, build, collection)
+    np.testing.assert_allclose(np.median(seen), grey, rtol=0.02)
+    with pytest.raises(RuntimeError, match=r"layers\.exr holds several layers; save the one"):
+        blender.ops.omnix.replace_map(map="albedo", filepath=str(file))
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [
+        ("", "Nothing is chosen"),
+        ("folder", "folder is not an image file; choose one"),
+        ("tiny.exr", r"tiny\.exr is 4 x 2 pixels, too small"),
+    ],
+)
+def test_what_can_be_no_map_is_refused(blender, build, room_folder, tmp_path, file, sentence):
+    make(blender, build, room_folder)
+    (tmp_path / "folder").mkdir()
+    write_exr(blender, tmp_path / "tiny.exr", np.ones((2, 4), np.float32))
+    with pytest.raises(RuntimeError, match=sentence):
+        blender.ops.omnix.replace_map(map="depth", filepath=file and str(tmp_path / file))
 
 
 def test_a_place_without_the_node_of_a_map_says_so(blender, build, room_folder):

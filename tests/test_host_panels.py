@@ -107,6 +107,14 @@ def test_the_panels_of_a_damaged_place_say_so(blender, draw, host, tmp_path):
             assert "omnix.remove_place" in [name for name, *_ in layout.buttons]
 
 
+def test_maps_whose_report_says_little_are_shown(blender, draw, host, tmp_path):
+    box_room.save(tmp_path / "room", box_room.room(64))
+    (tmp_path / "room" / "report.json").write_text('{"engine": "other"}')
+    blender.ops.omnix.load_maps(directory=str(tmp_path / "room"))
+    texts = draw(host("panels").OMNIX_PT_sidebar_maps).texts
+    assert "other engine" in texts and "Albedo" in texts
+
+
 def test_the_follow_button_says_whether_the_place_follows(blender, draw, host, tmp_path):
     from tests.test_build_place import show_room
 

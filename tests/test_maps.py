@@ -24,6 +24,22 @@ def room():
     return arrays
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"settings": None},
+        {"source": None},
+        {"source": {"path": 5}},
+        {"settings": {"camera_height": "high"}},
+        {"warnings": "none"},
+    ],
+)
+def test_a_report_of_another_shape_is_told(tmp_path, room, wrong):
+    maps.save(tmp_path / "set", room, REPORT | wrong)
+    with pytest.raises(OmnixError, match=r"report\.json is damaged; extract the panorama again"):
+        maps.read_report(tmp_path / "set")
+
+
 def test_round_trip_keeps_every_map(tmp_path, room):
     room["depth"][:4] = 0.0
     maps.save(tmp_path / "set", room, REPORT)

@@ -71,7 +71,7 @@ def _holds_another(folder: Path, panorama: source.Source) -> bool:
         made_from, digest = Path(recorded["path"]), recorded["sha256"]
     except (OmnixError, KeyError):
         return False
-    if not panorama.file.is_file():
+    if not paths.is_file(panorama.file):
         return False  # the worker says so
     if paths.is_file(made_from) and paths.same(made_from, panorama.file):
         return False

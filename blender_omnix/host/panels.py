@@ -103,7 +103,7 @@ class _Result:
         _draw_thumbnails(layout, folder)
         layout.label(text=report.summary(contents))
         layout.label(text=report.adapters_summary(contents))
-        for warning in contents["warnings"]:
+        for warning in contents.get("warnings", []):
             sentence(layout, context, warning, "ERROR")
         if operators.OMNIX_OT_move_maps.poll(context):
             layout.operator(operators.OMNIX_OT_move_maps.bl_idname, icon="FILE_TICK")

@@ -44,8 +44,10 @@ def same(one: Path, other: Path) -> bool:
 def chosen(path: str) -> Path:
     """A path that the user gave as an absolute one; `//` is the folder of the .blend file.
 
-    Raises OmnixError for one with `//` while the file is not saved.
+    Raises OmnixError for none, and for one with `//` while the file is not saved.
     """
+    if not path:
+        raise OmnixError("Nothing is chosen; choose a file or folder.")
     if path.startswith("//") and not bpy.data.filepath:
         raise OmnixError(
             f"{path} is beside the .blend file, which is not saved; save it, or choose another "

@@ -15,6 +15,7 @@ import bpy
 from .. import maps
 from ..errors import OmnixError
 from . import job, operators, paths, renewal, source
+from .identity import is_built, is_place
 
 MODES = (
     ("ORIGINAL", "Original Light", "The panorama's own light, unlit: true to the photograph"),
@@ -32,15 +33,16 @@ _REQUESTABLE_ITEMS = tuple(item for item in _MAP_ITEMS if item[0] in maps.REQUES
 _CUT = ("detail", "jump", "fill", "smooth", "enclosed")
 
 
-def is_place(collection: bpy.types.Collection) -> bool:
-    """As `build.place` says, without importing it: numpy can wait until there is a place."""
-    ours = collection.library is None and collection.override_library is None
-    return ours and "omnix_built" in collection
-
-
 def _linked(collections: Iterable[bpy.types.Collection]) -> bpy.types.Collection | None:
     """A place among collections that belongs to another file."""
-    return next((c for c in collections if "omnix_built" in c and not is_place(c)), None)
+    return next((c for c in collections if is_built(c) and not is_place(c)), None)
+
+
+def _advice(linked: bpy.types.Collection) -> str:
+    return (
+        f" {linked.name} is linked from another file: change it there, append it, or make all of "
+        "it local."
+    )
 
 
 def active(context: bpy.types.Context) -> bpy.types.Collection | None:
@@ -71,7 +73,7 @@ class _PlaceOperator:
         cls.poll_message_set(
             "There is no place in this file"
             if linked is None
-            else f"{linked.name} is linked from another file; change it there, or append it"
+            else _advice(linked).strip().rstrip(".")
         )
         return False
 
@@ -83,8 +85,8 @@ class _PlaceOperator:
         if collection is None:
             called = f"called {self.name} in this file" if self.name else "in this scene"
             linked = _linked(context.scene.collection.children_recursive)
-            advice = f" {linked.name} is linked from another file: change it there, or append it."
-            raise OmnixError(f"There is no place {called}.{advice if linked else ''}")
+            advice = "" if linked is None else _advice(linked)
+            raise OmnixError(f"There is no place {called}.{advice}")
         if not self.takes_damage and (damage := place.damage(collection)):
             raise OmnixError(damage)
         return collection

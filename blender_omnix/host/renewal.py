@@ -42,16 +42,17 @@ def plan(
 
     folder = place.folder_of(collection)
     report = maps.read_report(folder)
-    if "settings" not in report:
+    recorded = report.get("settings", {})
+    panorama = report.get("source", {}).get("path")
+    if panorama is None or not {"engine", "camera_height", "options"} <= recorded.keys():
         raise OmnixError(
             f"{folder / maps.REPORT} does not say how its maps were made; extract the panorama "
             "as a whole."
         )
-    recorded = report["settings"]
-    panorama = _panorama(collection, Path(report["source"]["path"]))
+    found = _panorama(collection, Path(panorama))
     scratch = paths.scratch()
     renewal = Renewal(place.name_of(collection), name, folder, scratch)
-    return renewal, panorama, recorded | {"maps": [name]}
+    return renewal, found, recorded | {"maps": [name]}
 
 
 def _panorama(collection: bpy.types.Collection, recorded: Path) -> source.Source:

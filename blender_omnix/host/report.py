@@ -47,15 +47,18 @@ def _read(folder: Path, _changed: int) -> dict[str, Any]:
 
 
 def summary(report: dict[str, Any]) -> str:
-    """One line: size, engine, time."""
-    width, height = report["size"]
-    seconds = sum(report["seconds"].values())
-    return f"{width} x {height}, {report['engine']} engine, {duration(seconds)}"
+    """One line: size, engine, time, as far as the report has them."""
+    parts = [f"{report['engine']} engine"]
+    if "size" in report:
+        parts.insert(0, " x ".join(map(str, report["size"])))
+    if "seconds" in report:
+        parts.append(duration(sum(report["seconds"].values())))
+    return ", ".join(parts)
 
 
 def adapters_summary(report: dict[str, Any]) -> str:
     """One line: how many adapters, and how much of them is in place."""
-    adapters = report["adapters"]
+    adapters = report.get("adapters", [])
     expected = sum(adapter["modules_expected"] for adapter in adapters)
     injected = sum(adapter["modules_injected"] for adapter in adapters)
     return f"{len(adapters)} adapters, {injected} of {expected} modules injected"
@@ -92,15 +95,17 @@ class OMNIX_OT_show_report(bpy.types.Operator):
         layout = self.layout
         layout.label(text=str(current_folder(context)), icon="FILE_FOLDER")
         layout.label(text=summary(report))
-        if report["adapters"]:
+        checks = report.get("checks", [])
+        if report.get("adapters"):
             _draw_adapters(layout.box(), report["adapters"])
-        if report["checks"]:
-            _draw_checks(layout.box(), report["checks"])
-        failed = {check["message"] for check in report["checks"] if not check["passed"]}
-        for warning in report["warnings"]:
+        if checks:
+            _draw_checks(layout.box(), checks)
+        failed = {check["message"] for check in checks if not check["passed"]}
+        for warning in report.get("warnings", []):
             if warning not in failed:
                 layout.label(text=warning, icon="ERROR")
-        times = ", ".join(f"{stage} {spent:.1f} s" for stage, spent in report["seconds"].items())
+        seconds = report.get("seconds", {})
+        times = ", ".join(f"{stage} {spent:.1f} s" for stage, spent in seconds.items())
         layout.label(text=times, icon="TIME")
 
 

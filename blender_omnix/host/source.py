@@ -111,7 +111,7 @@ def from_image(image: bpy.types.Image | None) -> Source:
     if image.packed_file is not None:
         return _unpacked(image, name)
     file = Path(paths.absolute(image.filepath, library=image.library))
-    if not image.filepath or not file.is_file():
+    if not image.filepath or not paths.is_file(file):
         raise OmnixError(
             f"The image {image.name} is missing: there is no file {file}; "
             "find it with File > External Data > Find Missing Files."

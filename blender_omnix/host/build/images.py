@@ -17,12 +17,15 @@ from .. import paths
 _LINEAR_FILES = (".exr", ".hdr")
 
 
-def load(path: Path | str, name: str, colorspace: str) -> bpy.types.Image:
+def load(path: Path | str, name: str, colorspace: str, *, layered: bool = False) -> bpy.types.Image:
     """A new image datablock for a file; one that the user has of the same file is left alone.
 
-    Raises OmnixError, naming the file, when it is missing or no image, or when this Blender knows
-    no such colour space.
+    `layered` says that a multilayer OpenEXR will do, of which textures show the Combined pass, but
+    whose pixels cannot be read. Raises OmnixError, naming the file, when it is missing or no image,
+    or when this Blender knows no such colour space.
     """
+    if not paths.is_file(Path(path)):
+        raise OmnixError(f"{path or 'No file'} is not an image file; choose one.")
     try:
         image = bpy.data.images.load(paths.stored(path), check_existing=False)
     except RuntimeError:
@@ -36,10 +39,17 @@ def load(path: Path | str, name: str, colorspace: str) -> bpy.types.Image:
             f"Blender's colour management has no {colorspace}, which the maps need; use the "
             "OpenColorIO configuration that comes with Blender."
         ) from None
-    if image.size[0] == 0 or image.size[1] == 0:
-        bpy.data.images.remove(image)
-        raise OmnixError(f"{path} is damaged; choose another file, or extract the panorama again.")
-    return image
+    empty = 0 in image.size  # asked first: for this Blender reads the file
+    if image.type == "MULTILAYER":
+        if layered:
+            return image
+        wrong = "holds several layers; save the one that is meant as a file of its own"
+    elif empty:
+        wrong = "is damaged; choose another file, or extract the panorama again"
+    else:
+        return image
+    bpy.data.images.remove(image)
+    raise OmnixError(f"{path} {wrong}.")
 
 
 def load_maps(folder: Path | str, place: str) -> dict[str, bpy.types.Image]:

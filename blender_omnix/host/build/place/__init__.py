@@ -9,6 +9,7 @@ wherever the panorama shows the sky, and is another only where it is asked for (
 
 from __future__ import annotations
 
+from ...identity import is_place
 from .building import (
     ORIGINAL,
     RELIGHT,
@@ -29,7 +30,6 @@ from .record import (
     damage,
     find,
     folder_of,
-    is_place,
     linked_from,
     made_from,
     maps_of,

@@ -13,14 +13,13 @@ import numpy as np
 
 from .... import maps
 from ....errors import OmnixError
-from ....panorama import frames, smooth
+from ....panorama import clean, frames, smooth
 from ... import paths
+from ...identity import BUILT, STATE
 from .. import geometry, images, material, mesh, preview
 from .following import stop_following
 from .record import (
-    BUILT,
     MATERIALS,
-    STATE,
     built_of,
     control,
     delete,
@@ -285,12 +284,10 @@ def _candidate(name: str, path: Path | str, label: str) -> bpy.types.Image:
     """The file as an image that can serve as this map; else OmnixError."""
     image = images.load(path, label, images.colorspace(name, path))
     try:
-        width, height = image.size
-        if abs(width - 2 * height) > 2:
-            raise OmnixError(
-                f"{path} is {width} x {height}; a map is twice as wide as high, so it cannot be "
-                "used."
-            )
+        try:
+            clean.check_size(*image.size)
+        except OmnixError as error:
+            raise OmnixError(f"{path} {error}.") from None
         if name == "depth":
             _read_depth(image)
     except OmnixError:
@@ -362,9 +359,9 @@ def _radiance(
         return source, 1.0, False
     described = maps.read_report(folder).get("source", {})
     path = Path(described.get("path", ""))
-    if path.is_file():
+    if paths.is_file(path):
         space = "Linear Rec.709" if described.get("linear", True) else "sRGB"
-        return images.load(path, f"OmniX {name} Source", space), 1.0, True
+        return images.load(path, f"OmniX {name} Source", space, layered=True), 1.0, True
     if "panorama" in textures:
         return textures["panorama"], 2.0 ** -float(described.get("exposure_stops", 0.0)), False
     raise OmnixError(f"{path} is gone and {folder} has no panorama; extract the panorama again.")

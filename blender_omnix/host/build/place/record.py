@@ -17,10 +17,9 @@ from mathutils import Matrix
 from .... import maps
 from ....errors import OmnixError
 from ... import paths
+from ...identity import BUILT, STATE, is_built, is_place
 from .. import material
 
-# Custom properties of the collection: what it was built from, and the datablocks that are ours.
-STATE, BUILT = "omnix", "omnix_built"
 MATERIALS = ("material", "lamp_material")
 # Parts that are there for an object alone.
 _SERVES = {
@@ -31,12 +30,6 @@ _SERVES = {
     "preview_mesh": "preview",
     "preview_group": "preview",
 }
-
-
-def is_place(collection: bpy.types.Collection) -> bool:
-    """True for a place of this file. One that is linked from another cannot be changed here."""
-    ours = collection.library is None and collection.override_library is None
-    return ours and BUILT in collection
 
 
 def places() -> Iterator[bpy.types.Collection]:
@@ -69,7 +62,7 @@ def made_from(folder: Path) -> list[bpy.types.Collection]:
 
 def linked_from(folder: Path) -> list[str]:
     """The names of places of other files, linked into this one, whose maps lie in `folder`."""
-    others = [item for item in bpy.data.collections if BUILT in item and not is_place(item)]
+    others = [item for item in bpy.data.collections if is_built(item) and not is_place(item)]
     return [name_of(item) for item in others if paths.same(folder_of(item), folder)]
 
 

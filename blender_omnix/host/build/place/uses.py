@@ -13,11 +13,10 @@ import numpy as np
 from .... import maps
 from ....errors import OmnixError
 from ... import paths
+from ...identity import BUILT, STATE
 from .. import images, material
 from .building import set_cycles
 from .record import (
-    BUILT,
-    STATE,
     built_of,
     control,
     delete,
