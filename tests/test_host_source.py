@@ -160,6 +160,44 @@ def test_a_texture_that_the_world_does_not_show_is_not_taken(blender, source, re
         source.from_world(world)
 
 
+@pytest.mark.parametrize("kind", ["ShaderNodeGamma", "ShaderNodeHueSaturation"])
+def test_a_muted_node_passes_the_picture_on(blender, source, kind):
+    world, nodes = make_world(blender, generated(blender, "Hall"))
+    link = world.node_tree.links.new
+    muted = world.node_tree.nodes.new(kind)
+    link(nodes["texture"].outputs["Color"], muted.inputs["Color"])
+    link(muted.outputs["Color"], nodes["background"].inputs["Color"])
+    assert source.showing(world).notes
+    muted.mute = True
+    assert source.from_world(world).name == "Hall"
+    assert source.showing(world).notes == ()
+
+
+def test_what_a_muted_link_would_bring_is_not_there(blender, source, refusal):
+    world, nodes = make_world(blender, generated(blender))
+    nodes["mapping"].inputs["Rotation"].default_value = TURN
+    (turning,) = nodes["texture"].inputs["Vector"].links
+    turning.is_muted = True
+    assert source.showing(world).rotation == (0.0, 0.0, 0.0)
+    assert source.showing(world).turned_by is None
+    (colour,) = nodes["background"].inputs["Color"].links
+    colour.is_muted = True
+    with pytest.raises(refusal, match="has no environment image"):
+        source.from_world(world)
+
+
+@pytest.mark.parametrize("engine", ["CYCLES", "EEVEE"])
+def test_the_output_for_one_engine_counts(blender, source, engine):
+    world, nodes = make_world(blender, generated(blender, "Hall"))
+    own = world.node_tree.nodes.new("ShaderNodeOutputWorld")
+    own.target = engine
+    world.node_tree.links.new(nodes["background"].outputs[0], own.inputs["Surface"])
+    world.node_tree.links.remove(nodes["output"].inputs["Surface"].links[0])
+    assert source.from_world(world).name == "Hall"
+    world.node_tree.nodes.remove(nodes["output"])
+    assert source.from_world(world).name == "Hall"
+
+
 def test_a_mirror_ball_is_refused(blender, source, refusal):
     world, nodes = make_world(blender, generated(blender))
     nodes["texture"].projection = "MIRROR_BALL"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -156,9 +157,10 @@ def _path_to_environment(world: bpy.types.World | None) -> list[bpy.types.Node]:
         raise OmnixError(f"The scene has no world; {advice}.")
     # From 5.0 on a world always uses nodes, and asking warns.
     uses_nodes = bpy.app.version >= (5, 0, 0) or world.use_nodes
-    tree = world.node_tree
-    output = (tree.get_output_node("ALL") or tree.get_output_node("CYCLES")) if uses_nodes else None
-    path = None if output is None else next(_paths(output, (), set()), None)
+    # Each is that of all engines, where the world has none for this one.
+    outputs = map(world.node_tree.get_output_node, ("CYCLES", "EEVEE")) if uses_nodes else ()
+    upstream = (_paths(output, (), set()) for output in outputs if output is not None)
+    path = next(itertools.chain.from_iterable(upstream), None)
     if path is None:
         raise OmnixError(f"The world {world.name} has no environment image; {advice}.")
     if path[-1].projection != "EQUIRECTANGULAR":
@@ -172,10 +174,17 @@ def _path_to_environment(world: bpy.types.World | None) -> list[bpy.types.Node]:
 def _paths(
     node: bpy.types.Node, before: tuple[bpy.types.Node, ...], seen: set[bpy.types.Node]
 ) -> Iterator[list[bpy.types.Node]]:
-    """Depth-first, inputs in order: every path from `node` to an environment with an image."""
-    if node in seen or node.mute:
+    """Depth-first, inputs in order: every path from `node` to an environment with an image.
+
+    Muted nodes, which pass through what they are given, are not among its nodes.
+    """
+    if node in seen:
         return
     seen.add(node)
+    if node.mute:
+        for link in _links(passed.from_socket for passed in node.internal_links):
+            yield from _paths(link.from_node, before, seen)
+        return
     path = (*before, node)
     if node.bl_idname == "ShaderNodeTexEnvironment" and node.image is not None:
         yield list(path)
@@ -183,9 +192,8 @@ def _paths(
         for inner in node.node_tree.nodes:
             if inner.bl_idname == "NodeGroupOutput" and inner.is_active_output:
                 yield from _paths(inner, path, seen)
-    for socket in node.inputs:
-        for link in socket.links:
-            yield from _paths(link.from_node, path, seen)
+    for link in _links(node.inputs):
+        yield from _paths(link.from_node, path, seen)
 
 
 def _rotation(
@@ -203,6 +211,9 @@ def _rotation(
     link = _link(node.inputs["Vector"])
     while link is not None:
         upstream = link.from_node
+        if upstream.mute:
+            link = next(_links(passed.from_socket for passed in upstream.internal_links), None)
+            continue
         if upstream.bl_idname == "ShaderNodeTexCoord":
             by_object, coordinate_notes = _coordinates(upstream, link.from_socket.identifier)
             lookup = lookup if by_object is None else lookup @ by_object
@@ -214,7 +225,7 @@ def _rotation(
                 "the place does not follow it."
             )
             break
-        if upstream.bl_idname == "ShaderNodeMapping" and not upstream.mute:
+        if upstream.bl_idname == "ShaderNodeMapping":
             turn, turn_notes = _mapping(upstream)
             lookup = lookup @ turn
             turning.append(upstream)
@@ -227,7 +238,7 @@ def _rotation(
             f"The world's nodes {names} turn the panorama together; "
             "the place has their rotation, and does not follow when it changes."
         )
-    elif turning and by_object is None and not turning[0].inputs["Rotation"].is_linked:
+    elif turning and by_object is None and _link(turning[0].inputs["Rotation"]) is None:
         (mapping,) = turning
         inverse = mapping.vector_type == "TEXTURE"
         turned_by = _dial(world, mapping.inputs["Rotation"], inverse=inverse)
@@ -275,7 +286,7 @@ def _mapping(node: bpy.types.Node) -> tuple[Matrix, list[str]]:
             f"The world's node {node.name} also shifts or scales the panorama; "
             "the place follows its rotation alone."
         )
-    if node.inputs["Rotation"].is_linked:
+    if _link(node.inputs["Rotation"]) is not None:
         notes.append(
             f"The rotation of the world's node {node.name} comes from other nodes; "
             "the place uses the value typed into it."
@@ -285,8 +296,13 @@ def _mapping(node: bpy.types.Node) -> tuple[Matrix, list[str]]:
     return turn.transposed() if node.vector_type == "TEXTURE" else turn, notes
 
 
+def _links(sockets: Iterable[bpy.types.NodeSocket]) -> Iterator[bpy.types.NodeLink]:
+    """What is plugged into inputs and not muted."""
+    return (link for socket in sockets for link in socket.links if not link.is_muted)
+
+
 def _link(socket: bpy.types.NodeSocket) -> bpy.types.NodeLink | None:
-    return socket.links[0] if socket.is_linked else None
+    return next(_links([socket]), None)
 
 
 def _strength(
@@ -296,7 +312,7 @@ def _strength(
     for node in shaders:
         if node.bl_idname == "ShaderNodeBackground":
             socket = node.inputs["Strength"]
-            if socket.is_linked:
+            if _link(socket) is not None:
                 return 1.0, None, ["The strength of the world comes from other nodes; 1 was used."]
             return socket.default_value, _dial(world, socket), []
     return 1.0, None, []
