@@ -641,6 +641,41 @@ def test_panoramas_of_one_name_have_places_of_their_own(blender, fake_worker, ho
         assert maps.read_report(place.folder_of(collection))["source"]["path"] == str(file)
 
 
+def test_maps_that_another_file_has_made_otherwise_stay(blender, fake_worker, panorama, tmp_path):
+    first = tmp_path / "omnix" / "hall"
+
+    def extract(file, **settings):
+        blender.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
+        blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / file))
+        for _ in range(2):  # the second renews the first
+            blender.ops.omnix.extract_pbr(filepath=str(panorama), **settings)
+        folder = Path(blender.path.abspath(blender.context.scene.omnix.folder))
+        return folder.relative_to(tmp_path).as_posix()
+
+    assert extract("one.blend") == "omnix/hall"
+    before = content(first)
+    assert extract("two.blend", maps={"depth"}, size=64) == "omnix/hall-2"
+    assert content(first) == before
+    # The same maps serve both.
+    assert extract("three.blend") == "omnix/hall"
+    assert extract("four.blend", maps={"depth"}, size=64) == "omnix/hall-2"
+    report = maps.read_report(first)
+    report["versions"]["blender_omnix"] = "0.0.1"
+    (first / maps.REPORT).write_text(json.dumps(report))
+    assert extract("five.blend") == "omnix/hall-3"
+
+
+def test_a_place_shows_new_maps_that_were_extracted_without_it(
+    blender, hall, host, panorama, tmp_path, capfd
+):
+    place, out = host("build").place, str(tmp_path / "maps")
+    image = place.part(hall, "map_panorama")
+    assert image.size[0] == 128
+    blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=out, build=False, size=64)
+    assert image.size[0] == 64
+    assert "shows the new maps on its earlier geometry" in capfd.readouterr().out
+
+
 def test_a_packed_panorama_and_a_file_of_one_name_are_two(blender, fake_worker, host, tmp_path):
     place = host("build").place
     file = write_varied_png(blender, tmp_path / "attic.png")
@@ -814,6 +849,32 @@ def test_a_linked_place_is_left_to_its_own_file(blender, fake_worker, host, pano
         blender.ops.omnix.remove_place()
 
 
+def test_a_linked_world_is_not_taken_for_one_of_the_same_name(
+    blender, fake_worker, host, panorama, tmp_path
+):
+    place = host("build").place
+    other = write_png(blender, tmp_path / "other.png")
+
+    def show(file):
+        image = blender.data.images.load(str(file))
+        image.name, image.use_fake_user = "Pano", True
+        world, _ = make_world(blender, image)
+        world.use_fake_user = True
+
+    show(panorama)
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "library.blend"))
+    blender.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
+    show(other)
+    with blender.data.libraries.load(str(tmp_path / "library.blend"), link=True) as (_, linked):
+        linked.worlds = ["World"]
+    (world,) = linked.worlds
+    blender.context.scene.world = world
+    blender.ops.omnix.extract_pbr(directory=str(tmp_path / "maps"))
+    (collection,) = place.places()
+    assert place.source_of(collection).library == world.library
+    assert set(collection["omnix_followed"].values()) == {world}
+
+
 def test_a_place_chosen_by_name_is_not_remembered(blender, enabled_extension):
     """What Blender remembers of a call it gives to the next: another place's button."""
     kinds = [name for name in dir(blender.ops.omnix) if not name.startswith("_")]
@@ -878,7 +939,11 @@ def text(_bpy, folder):
     return folder / "note.txt", "note.txt"
 
 
-BAD = [wide, small, constant, missing, directory, empty, truncated, text]
+def overlong(_bpy, folder):
+    return folder / f"{'long' * 80}.png", "more than 255 bytes"
+
+
+BAD = [wide, small, constant, missing, directory, empty, truncated, text, overlong]
 
 
 @pytest.mark.parametrize("make", BAD, ids=lambda make: make.__name__)

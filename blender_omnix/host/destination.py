@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import bpy
 
-from .. import maps
+from .. import __version__, maps
 from ..errors import OmnixError
 from . import paths, preferences, source
 
@@ -31,18 +33,25 @@ def default_folder(name: str) -> tuple[Path, list[str]]:
     ]
 
 
-def named_apart(panorama: source.Source, *, in_default_folder: bool) -> source.Source:
+def named_apart(
+    panorama: source.Source, settings: Mapping[str, Any], *, in_default_folder: bool
+) -> source.Source:
     """The panorama under a name that no other has: numbered where another file of that name has a
-    place in this .blend, or maps in the folder where its own would go."""
+    place in this .blend, or maps in the folder where its own would go; and where the maps there are
+    of the same panorama, but another .blend has made them otherwise than by these `settings`."""
     from .build import place
 
     for number in itertools.count(1):
         name = panorama.name if number == 1 else f"{panorama.name}-{number}"
         standing = place.find(name)
         folders = [] if standing is None else [place.folder_of(standing)]
+        taken = False
         if in_default_folder:
             folders.append(default_folder(name)[0])
-        if not any(place.linked_from(f) or _holds_another(f, panorama) for f in folders):
+            taken = not _is_known(folders[-1]) and _holds_other_maps(folders[-1], settings)
+        if not taken and not any(
+            place.linked_from(f) or _holds_another(f, panorama) for f in folders
+        ):
             break
     return dataclasses.replace(panorama, name=name)
 
@@ -56,6 +65,25 @@ def as_there(panorama: source.Source, folder: Path) -> source.Source:
     if len(names) != 1 or _holds_another(folder, panorama):
         return panorama
     return dataclasses.replace(panorama, name=names.pop())
+
+
+def _is_known(folder: Path) -> bool:
+    """True where this .blend has extracted or loaded the maps in a folder, or has a place there."""
+    from .build import place
+
+    remembered = (scene.omnix.folder for scene in bpy.data.scenes)
+    known = (Path(paths.absolute(path)) for path in remembered if path)
+    return any(paths.same(path, folder) for path in known) or bool(place.made_from(folder))
+
+
+def _holds_other_maps(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """True where a folder holds maps that an extraction by these settings would change."""
+    if not maps.is_map_set(folder):
+        return False
+    report = maps.read_report(folder)
+    made, version = report.get("settings", {}), report.get("versions", {}).get("blender_omnix")
+    same = all(made.get(name) == value for name, value in settings.items())
+    return not same or version != __version__
 
 
 def _holds_another(folder: Path, panorama: source.Source) -> bool:
@@ -136,6 +164,17 @@ def name_for(folder: Path) -> str:
     numbered = (f"{folder.name}-{number}" for number in itertools.count(2))
     names = itertools.chain([folder.name], numbered)
     return next(name for name in names if place.find(name) is None)
+
+
+def older_geometry(folder: Path) -> list[str]:
+    """Notes on the places that show new maps in a folder on the geometry that they had."""
+    from .build import place
+
+    return [
+        f"The place {place.name_of(item)} shows the new maps on its earlier geometry; use Rebuild "
+        "Geometry for that to follow."
+        for item in place.made_from(folder)
+    ]
 
 
 def kept_and_lost(name: str, folder: Path) -> list[str]:

@@ -93,7 +93,8 @@ class OMNIX_OT_extract_pbr(Extraction, bpy.types.Operator):
             panorama = source.from_choices(context.scene)
         else:
             panorama = source.from_world(context.scene.world)
-        panorama = destination.named_apart(panorama, in_default_folder=not self.directory)
+        settings = self._settings(context)
+        panorama = destination.named_apart(panorama, settings, in_default_folder=not self.directory)
         if self.directory:
             folder, notes = paths.chosen(self.directory), []
         else:
@@ -108,7 +109,12 @@ class OMNIX_OT_extract_pbr(Extraction, bpy.types.Operator):
             scene=context.scene.session_uid,
             notes=[*panorama.notes, *notes],
         )
-        settings = {
+        job.start(context, started, settings)
+        return started
+
+    def _settings(self, context: bpy.types.Context) -> dict[str, Any]:
+        """What the worker is told, as `blender_omnix.extract.Settings` wants it."""
+        return {
             "engine": self.engine.lower(),
             "maps": [name for name in maps.REQUESTABLE if name in self.maps],
             "size": self.size,
@@ -117,8 +123,6 @@ class OMNIX_OT_extract_pbr(Extraction, bpy.types.Operator):
             "camera_height": round(self.camera_height, 6),
             "options": engine_options(context, self.engine),
         }
-        job.start(context, started, settings)
-        return started
 
 
 _CHOICES = ("directory", "engine", "maps", "size", "exposure", "camera_height", "build")
@@ -155,12 +159,12 @@ def _wait(started: job.Job) -> None:
 
 def _tick() -> float | None:
     """One look at the worker while the window stays free; the interval to the next, or None."""
-    running = job.running()
     job.advance()
     _redraw_panels()
-    if job.running() is not None:
+    # A render reads what the place would change.
+    if job.running() is not None or bpy.app.is_job_running("RENDER"):
         return job.INTERVAL
-    if running is not None:
+    if job.last() is not None:
         window = bpy.context.window_manager.windows[0]
         with bpy.context.temp_override(window=window):
             bpy.ops.omnix.conclude("INVOKE_DEFAULT")
@@ -236,18 +240,18 @@ def _conclude(context: bpy.types.Context, ended: job.Job) -> tuple[str, str]:
 def _apply(ended: job.Job) -> None:
     """The result of a job as one undo step."""
     if ended.renewal is None:
-        image = source.alive(bpy.data.images, ended.source.image)
-        world = source.alive(bpy.data.worlds, ended.source.world)
         if ended.build:
             # What the nested operator reports goes to the terminal alone.
             ended.notes += destination.kept_and_lost(ended.source.name, ended.folder)
+        else:
+            ended.notes += destination.older_geometry(ended.folder)
         bpy.ops.omnix.load_maps(
             "EXEC_DEFAULT",
             True,
             directory=str(ended.folder),
             name=ended.source.name,
-            image="" if image is None else image.name,
-            world="" if world is None else world.name,
+            image_uid=ended.source.image or 0,
+            world_uid=ended.source.world or 0,
             camera_height=ended.camera_height,
             build=ended.build,
         )
@@ -291,6 +295,9 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
         description="World that shows the panorama; a new place turns and brightens with it",
         options={"SKIP_SAVE"},
     )
+    # Of a linked datablock and one of the file the names may be the same.
+    image_uid: bpy.props.IntProperty(options={"HIDDEN", "SKIP_SAVE"})
+    world_uid: bpy.props.IntProperty(options={"HIDDEN", "SKIP_SAVE"})
     camera_height: properties.camera_height_property("SKIP_SAVE")
     build: properties.build_property("SKIP_SAVE")
 
@@ -308,11 +315,22 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
                 self.camera_height = recorded or self.camera_height
             if self.build:
                 self._build(context, folder)
+            else:
+                self._refresh(folder)
         except OmnixError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
         context.scene.omnix.folder = paths.stored(folder)
         return {"FINISHED"}
+
+    def _refresh(self, folder: Path) -> None:
+        """Let places that stand on the maps show them as they are now."""
+        from .build import place
+
+        for collection in place.made_from(folder):
+            place.reload_maps(collection)
+        for note in destination.older_geometry(folder):
+            self.report({"WARNING"}, note)
 
     def _build(self, context: bpy.types.Context, folder: Path) -> None:
         # Imports numpy, for which enabling the add-on should not wait.
@@ -326,14 +344,19 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
             folder,
             name=name,
             camera_height=self.camera_height,
-            source=bpy.data.images.get(self.image),
+            source=_meant(bpy.data.images, self.image_uid, self.image),
         )
-        world = bpy.data.worlds.get(self.world)
+        world = _meant(bpy.data.worlds, self.world_uid, self.world)
         # A place that stands follows as it did, or stands as the user has turned it.
         if world is not None and new:
             place.follow_world(collection, source.showing(world))
         for note in notes:
             self.report({"WARNING"}, note)
+
+
+def _meant(datablocks: Any, uid: int, name: str) -> Any:
+    """The datablock of a `session_uid`, or without one that of a name, if there is any."""
+    return source.alive(datablocks, uid) if uid else datablocks.get(name)
 
 
 class OMNIX_OT_cancel(bpy.types.Operator):

@@ -183,6 +183,13 @@ def replace_map(collection: bpy.types.Collection, name: str, path: Path | str) -
         _place(collection, cut)
 
 
+def reload_maps(collection: bpy.types.Collection) -> None:
+    """Read the map files of a place anew, but for maps that are the user's own (`own_maps`)."""
+    own = own_maps(collection)
+    for name in set(maps_of(collection)) - own.keys():
+        built_of(collection)[f"map_{name}"].reload()
+
+
 def check_map(name: str, path: Path | str) -> None:
     """Raise OmnixError where `replace_map` would refuse the file for this map."""
     delete([_candidate(name, path, "OmniX Candidate")])
