@@ -692,6 +692,8 @@ def write_layers(blender, path):
     scene.collection.objects.link(scene.camera)
     scene.render.filepath = str(path)
     blender.ops.render.render(write_still=True)
+    if blender.app.version >= (5, 0):
+        settings.media_type = "IMAGE"
     return path
 
 
@@ -1130,6 +1132,15 @@ def test_what_was_painted_on_a_map_is_saved(blender, build, room_folder, tmp_pat
     for folder in ("painted", "packed"):
         saved = blender.data.images.load(str(tmp_path / folder / "roughness.png"))
         assert saved.pixels[0] == pytest.approx(0.25, abs=0.003), folder
+
+
+def test_packed_maps_are_saved_as_they_are(blender, build, room_folder, tmp_path):
+    collection = make(blender, build, room_folder)
+    for name in build.place.maps_of(collection):
+        build.place.part(collection, f"map_{name}").pack()
+    build.place.save_maps(collection, tmp_path / "saved")
+    for name, file in maps.map_files(room_folder).items():
+        assert (tmp_path / "saved" / file.name).read_bytes() == file.read_bytes(), name
 
 
 def test_a_packed_map_can_be_replaced(blender, build, room_folder, tmp_path):

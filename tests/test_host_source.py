@@ -123,6 +123,51 @@ def test_painted_pixels_win_over_the_file(blender, source, tmp_path):
     assert (read == 1.0).all()
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_colours_of_another_space_reach_the_worker_as_blender_shows_them(
+    blender, source, tmp_path, packed
+):
+    image = blender.data.images.new("Wide", 64, 32, float_buffer=True, is_data=True)
+    image.pixels.foreach_set(np.tile(np.float32([2.0, 1.0, 0.5, 1.0]), 64 * 32))
+    image.filepath_raw, image.file_format = str(tmp_path / "wide.exr"), "OPEN_EXR"
+    image.save()
+    image = blender.data.images.load(str(tmp_path / "wide.exr"))
+    assert source.from_image(image).file == tmp_path / "wide.exr"
+    image.colorspace_settings.name = "ACEScg"
+    if packed:
+        image.pack()
+    found = source.from_image(image)
+    written = blender.data.images.load(str(found.file))
+    written.colorspace_settings.name = "Linear Rec.709"
+    assert written.pixels[0] > 2.3
+    np.testing.assert_allclose(written.pixels[:3], image.pixels[:3], rtol=1e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_encoded_colours_of_another_space_are_told(blender, source, tmp_path, packed):
+    image = blender.data.images.load(str(write_png(blender, tmp_path / "hall.png")))
+    image.colorspace_settings.name = "Linear Rec.709"
+    if packed:
+        image.pack()
+    (note,) = source.from_image(image).notes
+    assert "hall.png is in the colour space Linear Rec.709" in note
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_blender_alone_can_read_is_written_for_the_worker(blender, source, tmp_path, packed):
+    image = generated(blender, is_float=False)
+    image.pixels.foreach_set(np.tile(np.float32([1.0, 0.2, 0.4, 1.0]), 64 * 32))
+    image.filepath_raw, image.file_format = str(tmp_path / "hall.tga"), "TARGA"
+    image.save()
+    image = blender.data.images.load(str(tmp_path / "hall.tga"))
+    if packed:
+        image.pack()
+    found = source.from_image(image)
+    assert (found.file.suffix, found.name, found.notes) == (".png", "hall", ())
+    written = blender.data.images.load(str(found.file))
+    np.testing.assert_allclose(written.pixels[:3], (1.0, 0.2, 0.4), atol=1e-6)
+
+
 def test_a_missing_file_is_named(blender, source, refusal, tmp_path):
     path = write_png(blender, tmp_path / "gone.png")
     image = blender.data.images.load(str(path))
@@ -381,7 +426,7 @@ def test_nodes_that_change_the_colours_of_a_world_are_told(blender, source):
 def test_scratch_files_that_cannot_be_written_are_told(
     blender, host, source, refusal, tmp_path, monkeypatch
 ):
-    image = generated(blender)
+    image = generated(blender, is_float=False)
     image.pixels[0] = 0.5
     image.pack()
 

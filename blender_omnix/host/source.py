@@ -109,17 +109,39 @@ def from_image(image: bpy.types.Image | None) -> Source:
         name = Path(name).stem
     if image.is_dirty or image.source == "GENERATED":
         return _exported(image, name)
-    if image.packed_file is not None:
-        return _unpacked(image, name)
+    packed = image.packed_file is not None
     file = Path(paths.absolute(image.filepath, library=image.library))
-    if not image.filepath or not paths.is_file(file):
+    if not packed and (not image.filepath or not paths.is_file(file)):
         raise OmnixError(
             f"The image {image.name} is missing: there is no file {file}; "
             "find it with File > External Data > Find Missing Files."
         )
-    return Source(file, name, image.session_uid)
+    known, space = _SPACES.get(_suffix(image)), image.colorspace_settings.name
+    usual = space in (known or _ENCODED)
+    # The worker goes by the file. What Blender has made of other colours is linear where they are
+    # floats, and as stored where they are not.
+    converted = not usual and image.is_float and image.type != "MULTILAYER"
+    if converted or known is None:
+        found = _exported(image, name)
+    elif packed:
+        found = _unpacked(image, name)
+    else:
+        found = Source(file, name, image.session_uid)
+    if usual or converted:
+        return found
+    note = (
+        f"The image {image.name} is in the colour space {space}, but was taken for the usual one."
+    )
+    return replace(found, notes=(note,))
 
 
+_ENCODED, _LINEAR = frozenset({"sRGB"}), frozenset({"Linear Rec.709", "Non-Color"})
+# What the worker takes the files that it reads for. A TIFF is linear where it holds floats.
+_SPACES = {
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp"), _ENCODED),
+    **dict.fromkeys((".exr", ".hdr"), _LINEAR),
+    **dict.fromkeys((".tif", ".tiff"), _ENCODED | _LINEAR),
+}
 _KINDS = {
     "TILED": "a set of UDIM tiles",
     "SEQUENCE": "an image sequence",
@@ -339,13 +361,16 @@ _PASSING = {
 
 def _unpacked(image: bpy.types.Image, name: str) -> Source:
     """The packed bytes as they are, in a file of the same kind."""
-    suffix = Path(image.filepath).suffix or _SUFFIXES.get(image.file_format, ".png")
-    scratch, file = _scratch(name, suffix)
+    scratch, file = _scratch(name, _suffix(image))
     try:
         file.write_bytes(image.packed_file.data)
     except OSError as error:
         raise paths.unwritable(error) from None
     return Source(file, name, image.session_uid, scratch=scratch)
+
+
+def _suffix(image: bpy.types.Image) -> str:
+    return Path(image.filepath).suffix.lower() or _SUFFIXES.get(image.file_format, ".png")
 
 
 # Packed images that never had a file of their own.

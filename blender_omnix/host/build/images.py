@@ -15,6 +15,8 @@ from ...panorama import tonemap
 from .. import paths
 
 _LINEAR_FILES = (".exr", ".hdr")
+# Of files. What was painted on a 16-bit PNG Blender packs as an OpenEXR.
+_STARTS = {".png": b"\x89PNG", ".exr": b"v/1\x01"}
 
 
 def load(path: Path | str, name: str, colorspace: str, *, layered: bool = False) -> bpy.types.Image:
@@ -116,12 +118,16 @@ def save(image: bpy.types.Image, path: Path, space: str) -> None:
     """Put what an image shows into a file, in the colour space `space`: a copy of its own file
     where that holds just this, else written anew from its pixels. Raises OSError."""
     source = Path(paths.absolute(image.filepath))
-    in_blender_alone = image.is_dirty or image.packed_file is not None
     alike = source.suffix.lower() == path.suffix and image.colorspace_settings.name == space
-    if source.is_file() and alike and not in_blender_alone:
-        if source.resolve() != path.resolve():
-            shutil.copyfile(source, path)
-        return
+    packed = image.packed_file
+    if alike and not image.is_dirty:
+        if packed is not None and packed.data.startswith(_STARTS[path.suffix]):
+            path.write_bytes(packed.data)
+            return
+        if packed is None and paths.is_file(source):
+            if not paths.same(source, path):
+                shutil.copyfile(source, path)
+            return
     values = read(image, 3)
     # Blender keeps colours of float images linear and of others as they are encoded.
     if space == "sRGB" and image.is_float:
