@@ -1070,6 +1070,16 @@ def test_a_job_that_hears_nothing_is_cancelled_all_the_same(
     assert not job.worker_lives()
 
 
+def test_a_click_that_is_repeated_does_not_wait(blender, host):
+    extraction = host("operators").Extraction
+    invoked = SimpleNamespace(
+        options=SimpleNamespace(is_repeat_last=True), invoke=lambda *_: {"RUNNING_MODAL"}
+    )
+    assert extraction.execute(invoked, blender.context) == {"RUNNING_MODAL"}
+    options = blender.types.OperatorOptions.bl_rna.properties
+    assert "is_repeat_last" in options
+
+
 def conclude(blender, host, started):
     """Let a job end as the window does; what is told of it."""
     job, told = host("job"), []

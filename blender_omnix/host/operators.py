@@ -31,6 +31,9 @@ class Extraction:
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """For scripts: returns when the maps are written and the place shows them."""
+        if self.options.is_repeat_last:
+            # A click that is repeated must not hold the window up either.
+            return self.invoke(context, None)
         try:
             started = self.begin(context, interactive=False)
             _wait(started)
@@ -39,7 +42,7 @@ class Extraction:
             return {"CANCELLED"}
         return conclude(self, context, started)
 
-    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event | None) -> set[str]:
         """For the window: starts the work and returns; a timer sees to the end.
 
         A modal operator would keep Blender from saving automatically for as long as it runs.
