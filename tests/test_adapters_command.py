@@ -173,9 +173,10 @@ def test_the_adapters_of_another_task_are_found_out(capsys, root):
     assert len(refused) == 4
 
 
-def test_an_adapter_lost_in_its_rounding_has_no_effect(capsys, tmp_path):
-    """Not zero, and still nothing: too small for any output to differ."""
-    tensors = {k: v * (1e-30 if "lora_B" in k else 1) for k, v in good().items()}
+@pytest.mark.parametrize("factor", [1e-30, 1e-7])
+def test_an_adapter_lost_in_its_rounding_has_no_effect(capsys, tmp_path, factor):
+    """Not zero, and still nothing: too small for any output to differ but by rounding."""
+    tensors = {k: v * (factor if "lora_B" in k else 1) for k, v in good().items()}
     code, _, err = run(capsys, "check", save(tmp_path, tensors), "--base", MODEL)
     assert code == 1
     assert "changes nothing in the model's output" in err
@@ -207,6 +208,20 @@ def test_a_truncated_base_is_a_sentence(capsys, tmp_path):
     code, out, err = run(capsys, "check", ADAPTER, "--base", tmp_path)
     assert (code, out) == (1, "")
     assert "truncated" in err
+
+
+def test_a_base_that_is_not_finite_is_not_blamed_on_the_adapters(capsys, tmp_path):
+    shutil.copytree(MODEL / "transformer", tmp_path / "transformer")
+    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors["proj_out.weight"][0, 0] = torch.nan
+    save_file(tensors, weights, {"format": "pt"})
+    code, _, err = run(capsys, "check", ADAPTERS / "rgb_to_albedo", "--base", tmp_path)
+    assert code == 1
+    assert err == (
+        "The base model's output is NaN or infinite without any adapter; download the base model "
+        "again.\n"
+    )
 
 
 def test_an_incomplete_base_is_a_sentence(capsys, tmp_path):
