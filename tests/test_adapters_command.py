@@ -279,6 +279,41 @@ def test_a_name_that_is_no_text_is_printed_all_the_same(tmp_path, arguments, cod
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("rgb_to_albedo/rgb/adapter_model.safetensors", "adapter_model.safetensors is overlooked"),
+        ("rgb_to_albedo/albedo.safetensors", "albedo.safetensors is overlooked"),
+        ("a/b/c/d/model.BIN", "model.BIN is overlooked"),
+        ("rgb_to_albedo_albedo.SAFETENSORS", "rgb_to_albedo lacks the adapter rgb"),
+        (f"rgb_to_norml/rgb/{FILE}", "rgb_to_norml is named after no task"),
+        (f"RGB_to_normal/rgb/{FILE}", "RGB_to_normal is named after no task"),
+        (f"rgb_to_normal/rbg/{FILE}", "rbg is named after no adapter of rgb_to_normal"),
+    ],
+)
+def test_weights_that_no_engine_would_find_are_told(capsys, root, place, words):
+    (root / place).parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v + 1 for k, v in good().items()}, root / place)
+    code, _, err = run(capsys, "check", root, "--base", MODEL)
+    assert code == 1
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
+def test_what_macos_leaves_behind_is_passed_over(capsys, root, tmp_path):
+    shutil.copytree(MODEL, tmp_path / "model")
+    shutil.copy(ADAPTER, root / "rgb_to_albedo_rgb.safetensors")
+    other = ADAPTERS / "rgb_to_albedo" / "albedo" / FILE
+    shutil.copy(other, root / "rgb_to_albedo_albedo.safetensors")
+    for file in [*tmp_path.rglob("*.safetensors")]:
+        file.with_name(f"._{file.name}").write_bytes(b"\0\5\x16\7" + b"\0" * 100)
+    index = tmp_path / "model" / "transformer" / "._x.safetensors.index.json"
+    index.write_bytes(b"\0\5\x16\7")
+    code, out, err = run(capsys, "check", root, "--base", tmp_path / "model")
+    assert (code, err) == (0, "")
+    assert "7 of 7 adapters are well" in out
+
+
 def test_two_files_for_one_place_are_refused(root):
     shutil.copy(ADAPTER, root / "rgb_to_normal_rgb.safetensors")
     with pytest.raises(OmnixError, match="both claim the adapter rgb of rgb_to_normal"):

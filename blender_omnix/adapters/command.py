@@ -94,9 +94,7 @@ def _check(args: argparse.Namespace) -> int:
         if args.json:
             _print_json(args, [], [str(error)])
         raise
-    refusals = [text for item in items for text in item.refusals] + [
-        f"{args.path} is incomplete: {remark}." for remark in remarks
-    ]
+    refusals = [text for item in items for text in item.refusals] + remarks
     if args.json:
         _print_json(args, items, refusals)
     else:

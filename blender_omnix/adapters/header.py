@@ -78,6 +78,8 @@ def read_headers(folder: Path) -> list[Header]:
     safetensors files beside it: whoever follows it would open that.
     """
     for index in sorted(folder.glob("*.safetensors.index*.json")):
+        if is_debris(index):
+            continue
         try:
             parts = set(json.loads(index.read_bytes())["weight_map"].values())
             sound = all(Path(part).name == part for part in parts)
@@ -88,7 +90,13 @@ def read_headers(folder: Path) -> list[Header]:
                 f"{index} names files that are not safetensors files beside it; use weights that "
                 "are."
             )
-    return [read_header(file) for file in sorted(folder.glob("*.safetensors"))]
+    files = sorted(folder.glob("*.safetensors"))
+    return [read_header(file) for file in files if not is_debris(file)]
+
+
+def is_debris(file: Path) -> bool:
+    """Whether a file only holds what macOS notes about another, on disks of other systems."""
+    return file.name.startswith("._")
 
 
 def read_header(file: str | Path) -> Header:
