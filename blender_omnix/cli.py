@@ -8,6 +8,7 @@ stderr, 2 usage (conformance: nothing could be compared), 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import signal
@@ -46,14 +47,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("Interrupted; nothing was written.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader, `head` for one, has seen enough. Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader, `head` for one, has seen enough.
+        _drop_output()
         return REFUSED
     except OSError as error:
-        if error.filename is None:
+        if error.filename is not None:
+            print(unreachable(error), file=sys.stderr)
+        elif error.errno in (errno.ENOSPC, errno.EFBIG, errno.EIO):
+            _drop_output()
+            print(
+                f"The output cannot be written ({error.strerror}); send it elsewhere.",
+                file=sys.stderr,
+            )
+        else:
             raise
-        print(unreachable(error), file=sys.stderr)
         return REFUSED
+
+
+def _drop_output() -> None:
+    """Let what is left of the output go nowhere: Python would complain once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

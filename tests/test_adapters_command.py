@@ -173,9 +173,10 @@ def test_the_adapters_of_another_task_are_found_out(capsys, root):
     assert len(refused) == 4
 
 
-def test_an_adapter_lost_in_its_rounding_has_no_effect(capsys, tmp_path):
-    """Not zero, and still nothing: too small for any output to differ."""
-    tensors = {k: v * (1e-30 if "lora_B" in k else 1) for k, v in good().items()}
+@pytest.mark.parametrize("factor", [1e-30, 1e-7])
+def test_an_adapter_lost_in_its_rounding_has_no_effect(capsys, tmp_path, factor):
+    """Not zero, and still nothing: too small for any output to differ but by rounding."""
+    tensors = {k: v * (factor if "lora_B" in k else 1) for k, v in good().items()}
     code, _, err = run(capsys, "check", save(tmp_path, tensors), "--base", MODEL)
     assert code == 1
     assert "changes nothing in the model's output" in err
@@ -207,6 +208,20 @@ def test_a_truncated_base_is_a_sentence(capsys, tmp_path):
     code, out, err = run(capsys, "check", ADAPTER, "--base", tmp_path)
     assert (code, out) == (1, "")
     assert "truncated" in err
+
+
+def test_a_base_that_is_not_finite_is_not_blamed_on_the_adapters(capsys, tmp_path):
+    shutil.copytree(MODEL / "transformer", tmp_path / "transformer")
+    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors["proj_out.weight"][0, 0] = torch.nan
+    save_file(tensors, weights, {"format": "pt"})
+    code, _, err = run(capsys, "check", ADAPTERS / "rgb_to_albedo", "--base", tmp_path)
+    assert code == 1
+    assert err == (
+        "The base model's output is NaN or infinite without any adapter; download the base model "
+        "again.\n"
+    )
 
 
 def test_an_incomplete_base_is_a_sentence(capsys, tmp_path):
@@ -262,6 +277,41 @@ def test_a_name_that_is_no_text_is_printed_all_the_same(tmp_path, arguments, cod
     assert out in done.stdout.decode()
     assert err in done.stderr.decode()
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("rgb_to_albedo/rgb/adapter_model.safetensors", "adapter_model.safetensors is overlooked"),
+        ("rgb_to_albedo/albedo.safetensors", "albedo.safetensors is overlooked"),
+        ("a/b/c/d/model.BIN", "model.BIN is overlooked"),
+        ("rgb_to_albedo_albedo.SAFETENSORS", "rgb_to_albedo lacks the adapter rgb"),
+        (f"rgb_to_norml/rgb/{FILE}", "rgb_to_norml is named after no task"),
+        (f"RGB_to_normal/rgb/{FILE}", "RGB_to_normal is named after no task"),
+        (f"rgb_to_normal/rbg/{FILE}", "rbg is named after no adapter of rgb_to_normal"),
+    ],
+)
+def test_weights_that_no_engine_would_find_are_told(capsys, root, place, words):
+    (root / place).parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v + 1 for k, v in good().items()}, root / place)
+    code, _, err = run(capsys, "check", root, "--base", MODEL)
+    assert code == 1
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
+def test_what_macos_leaves_behind_is_passed_over(capsys, root, tmp_path):
+    shutil.copytree(MODEL, tmp_path / "model")
+    shutil.copy(ADAPTER, root / "rgb_to_albedo_rgb.safetensors")
+    other = ADAPTERS / "rgb_to_albedo" / "albedo" / FILE
+    shutil.copy(other, root / "rgb_to_albedo_albedo.safetensors")
+    for file in [*tmp_path.rglob("*.safetensors")]:
+        file.with_name(f"._{file.name}").write_bytes(b"\0\5\x16\7" + b"\0" * 100)
+    index = tmp_path / "model" / "transformer" / "._x.safetensors.index.json"
+    index.write_bytes(b"\0\5\x16\7")
+    code, out, err = run(capsys, "check", root, "--base", tmp_path / "model")
+    assert (code, err) == (0, "")
+    assert "7 of 7 adapters are well" in out
 
 
 def test_two_files_for_one_place_are_refused(root):

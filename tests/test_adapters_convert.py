@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -224,6 +225,99 @@ def test_a_senseless_record_is_ignored(tmp_path, record):
     convert(file, tmp_path / "there.safetensors", "bfl")
     for module, change in changes(load_file(tmp_path / "there.safetensors")).items():
         assert torch.allclose(change, changes(good())[module], rtol=1e-12, atol=1e-16)
+
+
+def notes(key: str, value: object) -> Callable[[dict], object]:
+    return lambda record: [note.update({key: value}) for note in record["products"].values()]
+
+
+SPOILT_RECORDS: dict[str, Callable[[dict], object]] = {
+    "no alphas": notes("alpha_as", None),
+    "alpha of several numbers": notes("alpha_as", ["F32", [5]]),
+    "alpha of no whole number": notes("alpha_as", ["F32", [1.0]]),
+    "alpha as a truth": notes("alpha_as", ["BOOL", []]),
+    "alpha without type": notes("alpha_as", [[], []]),
+    "one role": lambda r: r.update(roles=["lora_down.weight"]),
+    "one role twice": lambda r: r.update(roles=["lora_down.weight"] * 2),
+    "roles swapped": lambda r: r.update(roles=["lora_up.weight", "lora_down.weight"]),
+    "metadata not text": lambda r: r.update(metadata={"a": 5}),
+    "metadata not UTF-8": lambda r: r.update(metadata={"a": "\ud800"}),
+    "prefix": lambda r: r.update(format=["kohya", "evil\x1b_"]),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT_RECORDS.values(), ids=SPOILT_RECORDS)
+def test_a_record_that_would_spoil_the_file_is_ignored(tmp_path, spoil):
+    source = kohya(fused(), 8.0)
+    there, back = tmp_path / "there.safetensors", tmp_path / "back.safetensors"
+    convert(save(tmp_path, source, note="x"), there, "peft")
+    record = json.loads(read_header(there).metadata[RECORD])
+    spoil(record)
+    save_file(load_file(there), there, {RECORD: json.dumps(record)})
+    convert(there, back, "kohya")
+    stored = load_file(back)
+    assert stored.keys() == source.keys()
+    assert "note" not in read_header(back).metadata
+    for module, change in changes(stored).items():
+        assert torch.equal(change, changes(source)[module])
+
+
+def test_a_file_that_does_not_hold_what_it_should_is_not_written(tmp_path, monkeypatch):
+    wrong = torch.tensor(3.0).numpy().tobytes()
+    monkeypatch.setattr("blender_omnix.adapters.convert.scalar_bytes", lambda *_: wrong)
+    with pytest.raises(OmnixError, match="read back, it does not hold what it should"):
+        convert(ADAPTER, tmp_path / "there.safetensors", "kohya")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_alpha_that_single_precision_cannot_hold_is_kept(tmp_path):
+    source = fused(dtype=torch.float64)
+    for stem in {key.split(".lora_")[0] for key in source}:
+        source[f"{stem}.alpha"] = torch.tensor(0.1, dtype=torch.float64)
+    convert(save(tmp_path, source), tmp_path / "there.safetensors", "kohya")
+    stored = changes(load_file(tmp_path / "there.safetensors"))
+    for module, change in changes(source).items():
+        assert torch.equal(stored[module], change)
+
+
+def extreme(kind: torch.dtype, size: float, alpha: float) -> Tensors:
+    """A foreign adapter of rank 1, all values of lora_B of one size."""
+    tensors = kohya(fused(rank=1, dtype=kind), None)
+    for key in [key for key in tensors if "lora_up" in key]:
+        tensors[key] = tensors[key].sign() * size
+        tensors[key.replace("lora_up.weight", "alpha")] = torch.tensor(alpha, dtype=torch.float64)
+    return tensors
+
+
+@pytest.mark.parametrize(("size", "alpha"), [(1e38, 64.0), (1e-30, 2.0**-60)])
+def test_what_leaves_the_range_of_the_next_type_takes_the_widest(tmp_path, size, alpha):
+    source = extreme(torch.bfloat16, size, alpha)
+    there, back = tmp_path / "there.safetensors", tmp_path / "back.safetensors"
+    assert convert(save(tmp_path, source), there, "peft").widened
+    stored = changes(load_file(there))
+    for module, change in changes(source).items():
+        assert change.isfinite().all() and change.any()
+        assert torch.equal(stored[module], change)
+    convert(there, back, "kohya")
+    assert same_bits(load_file(back), source)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_what_leaves_the_range_of_every_type_is_refused(tmp_path, kind):
+    file = save(tmp_path, extreme(kind, 1e38, 2.0**1000))
+    with pytest.raises(OmnixError, match=r"cannot be converted: alpha / rank .* F64"):
+        convert(file, tmp_path / "there.safetensors", "peft")
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_long_metadata_come_along_or_are_refused(tmp_path):
+    there = tmp_path / "there.safetensors"
+    source = kohya(fused(), 4.0)
+    convert(save(tmp_path, source, tags="ラ" * 1_300_000), there, "peft")
+    assert read_header(there).metadata
+    with pytest.raises(OmnixError, match="shorten the metadata of the original"):
+        convert(save(tmp_path, source, tags='"' * 3_000_000), tmp_path / "2.safetensors", "peft")
+    assert not (tmp_path / "2.safetensors").exists()
 
 
 def test_a_record_of_endless_numbers_is_ignored(tmp_path):

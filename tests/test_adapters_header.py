@@ -46,6 +46,40 @@ def test_unwritable_target_is_a_sentence(tmp_path):
         write(tmp_path / "absent" / "x.safetensors", {})
 
 
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pathlib.Path.replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "x.safetensors", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [9000, 100, 0])
+def test_a_file_that_is_cut_off_while_it_is_read_is_a_sentence(tmp_path, size):
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(ADAPTER.read_bytes())
+    header = read_header(file)
+    os.truncate(file, size)
+    with pytest.raises(OmnixError, match=r"x\.safetensors changed while it was read; try again"):
+        raw(header, max(header.tensors, key=lambda name: header.tensors[name].start))
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_a_sentence(tmp_path):
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(ADAPTER.read_bytes())
+    header = read_header(file)
+    name = next(iter(header.tensors))
+    before = file.stat()
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
+    with pytest.raises(OmnixError, match="changed while it was read"):
+        raw(header, name)
+    file.unlink()
+    with pytest.raises(OmnixError, match="cannot be read"):
+        raw(header, name)
+
+
 def described(header: object, data: bytes = b"\0" * 16, length: int | None = None) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data
@@ -78,6 +112,10 @@ HOSTILE = {
         "damaged header.*a is declared twice",
     ),
     "metadata not text": (described({"__metadata__": {"r": 4}}, b""), "metadata.*not plain text"),
+    "metadata not UTF-8": (
+        described({"__metadata__": {"r": "\ud800"}}, b""),
+        "metadata.*not plain text",
+    ),
     "metadata a list": (described({"__metadata__": []}, b""), "metadata.*not plain text"),
     "entry not an object": (described({"a": 3}), "tensor a is not declared"),
     "entry with more": (described({"a": entry() | {"code": 1}}), "tensor a is not declared"),

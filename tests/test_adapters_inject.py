@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -148,6 +150,15 @@ def test_values_that_overflow_the_base_type_are_refused(tmp_path):
     tensors[key][0, 0] = 1e6
     with pytest.raises(OmnixError, match=rf"{key} overflows torch\.float16"):
         inject(model, {"rgb": save(tmp_path, tensors)})
+    assert not lora_layers(model)
+
+
+def test_values_that_the_base_type_leaves_no_trace_of_are_refused(tmp_path):
+    model = tiny_flux().half()
+    key = f"{PREFIX}transformer_blocks.0.attn.to_q.lora_B.weight"
+    file = save(tmp_path, good() | {key: torch.full((32, 4), 1e-9)})
+    with pytest.raises(OmnixError, match=rf"{key} is nothing but zeros in torch\.float16"):
+        inject(model, {"rgb": file})
     assert not lora_layers(model)
 
 
@@ -322,9 +333,10 @@ def test_effects_are_numbers_and_a_copy_is_found_out(model):
     entry = report.entry(TASK, injected["rgb"], measured["rgb"])
     assert entry["effect_off"] == measured["rgb"].off
     assert list(entry) == [
-        *("task", "name", "file", "sha256", "format", "rank", "tensors", "modules_expected"),
-        *("modules_injected", "tensors_equal", "effect_off", "effect_swapped"),
+        *("task", "name", "file", "sha256", "format", "rank", "alpha", "dtype", "tensors"),
+        *("modules_expected", "modules_injected", "tensors_equal", "effect_off", "effect_swapped"),
     ]
+    assert (entry["rank"], entry["alpha"], entry["dtype"]) == (4, None, "F32")
     with pytest.raises(OmnixError, match="rgb does exactly what another adapter does"):
         effect.require(effect.effects(run, ["rgb", "copy"]))
 
@@ -336,6 +348,17 @@ def test_an_adapter_without_effect_is_an_error():
         effect.require(effect.effects(outputs.__getitem__, ["dead"]))
     with pytest.raises(OmnixError, match="loud makes the model's output NaN or infinite"):
         effect.require(effect.effects(outputs.__getitem__, ["loud"]))
+    with pytest.raises(OmnixError, match=re.escape(f"The adapter {ADAPTER} changes nothing")):
+        effect.require({"dead": effect.Effect(0.0, None)}, {"dead": ADAPTER})
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
+def test_what_rounding_does_is_no_effect(kind):
+    ulp = torch.finfo(kind).eps
+    outputs = {None: torch.ones(9), "lost": torch.ones(9) + ulp, "slight": torch.ones(9) + 8 * ulp}
+    found = effect.effects(lambda name: outputs[name].to(kind), ["lost", "slight"])
+    assert found["lost"].off == 0
+    assert found["slight"].off > 0 and found["slight"].swapped > 0
 
 
 def test_flux_dev_takes_228_modules_and_456_tensors(tmp_path):

@@ -247,6 +247,17 @@ HOSTILE_METADATA = {
         {"lora_adapter_metadata": config(r=4, lora_alpha=4, use_rslora=True)},
         "use_rslora = true",
     ),
+    "rank-stabilised by number": ({"use_rslora": "1"}, "use_rslora = true"),
+    "biases": ({"lora_adapter_metadata": config(lora_bias=True)}, "lora_bias = true"),
+    "another method": ({"lora_adapter_metadata": config(peft_type="LOHA")}, "peft_type = LOHA"),
+    "alpha before a text encoder's": (
+        {
+            "lora_adapter_metadata": json.dumps(
+                {"transformer.lora_alpha": 999, "text_encoder.lora_alpha": 4, "text_encoder.r": 4}
+            )
+        },
+        "lora_alpha = 999",
+    ),
     "no json": ({"lora_adapter_metadata": "r=4"}, "lora_adapter_metadata is no JSON"),
     "a list": ({"lora_adapter_metadata": "[]"}, "lora_adapter_metadata is no JSON object"),
     "nested": ({"lora_adapter_metadata": "[" * 99999}, "lora_adapter_metadata is no JSON"),
@@ -277,6 +288,8 @@ def test_metadata_that_would_change_the_scale_is_refused(tmp_path, metadata, wor
     "metadata",
     [
         {"lora_adapter_metadata": config(r=4, lora_alpha=4, use_rslora=False, alpha_pattern={})},
+        {"lora_adapter_metadata": config(peft_type="LORA", lora_bias=0, rank_pattern=[])},
+        {"lora_adapter_metadata": json.dumps({"text_encoder.lora_alpha": 8})},
         {"ss_network_alpha": "4.0", "ss_network_dim": "4", "format": "pt"},
         {"scale": "1.0", "author": "somebody"},
     ],
@@ -289,6 +302,15 @@ def test_alpha_in_the_metadata_must_agree_with_the_tensors(tmp_path):
     claims = {"ss_network_alpha": "2", "ss_network_dim": "4"}
     assert inspect(save(tmp_path, kohya(fused(), 2.0), **claims), SHAPES).ok
     assert not inspect(save(tmp_path, kohya(fused(), 4.0), **claims), SHAPES).ok
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("alpha", [0.1, 22.627416998])
+def test_alpha_in_the_metadata_may_be_longer_than_the_tensors_hold(tmp_path, kind, alpha):
+    tensors = {key: value.to(kind) for key, value in kohya(fused(), alpha).items()}
+    claims = {"ss_network_alpha": str(alpha), "ss_network_dim": "4"}
+    assert inspect(save(tmp_path, tensors, **claims), SHAPES).clauses() == []
+    assert not inspect(save(tmp_path, tensors, ss_network_alpha=str(1.1 * alpha)), SHAPES).ok
 
 
 def prefixed(prefix: str) -> Callable[[], Tensors]:

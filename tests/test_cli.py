@@ -101,6 +101,23 @@ def test_a_terminated_extraction_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["room.exr"]
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux alone has a full device")
+@pytest.mark.parametrize("path", [ADAPTERS, f"{ADAPTERS}/rgb_to_albedo/rgb"])
+def test_output_that_cannot_be_written_is_a_sentence(path):
+    """Whether it is more than Python holds back, or less."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*RUN, "adapters", "check", path],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("The output cannot be written (No space left")
+
+
 def test_a_reader_that_leaves_early_causes_no_traceback():
     process = subprocess.Popen(
         [*RUN, "adapters", "check", ADAPTERS, "--json"],

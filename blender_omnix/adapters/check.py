@@ -48,7 +48,8 @@ def check(
     Raises OmnixError where there is nothing to check or the base is unusable.
     """
     items = [Checked(found) for found in find.find(path)]
-    remarks = find.incomplete([item.found for item in items]) if Path(path).is_dir() else []
+    path = Path(path)
+    remarks = find.remarks(path, [item.found for item in items]) if path.is_dir() else []
     shapes = None if base is None else layout.flux_modules(transformer_config(base))
     for item in items:
         try:

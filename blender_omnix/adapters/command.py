@@ -74,7 +74,7 @@ def add_parsers(commands: argparse._SubParsersAction, measure: Measure | None = 
     checker.set_defaults(run=run, measure=measure)
 
     converter = actions.add_parser(
-        "convert", help="rename an adapter's tensors for another program, exactly"
+        "convert", help="rename an adapter's tensors for another program"
     )
     converter.add_argument("source", type=Path)
     converter.add_argument("target", type=Path, help="the file to write; must not exist")
@@ -94,9 +94,7 @@ def _check(args: argparse.Namespace) -> int:
         if args.json:
             _print_json(args, [], [str(error)])
         raise
-    refusals = [text for item in items for text in item.refusals] + [
-        f"{args.path} is incomplete: {remark}." for remark in remarks
-    ]
+    refusals = [text for item in items for text in item.refusals] + remarks
     if args.json:
         _print_json(args, items, refusals)
     else:
@@ -128,7 +126,10 @@ def _convert(args: argparse.Namespace) -> int:
     done = convert(args.source, args.target, args.to)
     print(f"{printable(str(args.target))}: {done.source} -> {done.target}, {done.tensors} tensors")
     if done.widened:
-        print("The values are in a wider type: with alpha folded in, the old one would round.")
+        print(
+            "The values are in a wider type and rounded to nearest there: the old one cannot hold "
+            "them with alpha folded in."
+        )
     return 0
 
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Exact conversion of an adapter file between the layouts of `layout`, without torch.
+"""Conversion of an adapter file between the layouts of `layout`, without torch.
 
 (alpha / rank) B A of every module of the model stays what it was. Towards peft and bfl, which carry
 no alpha, alpha / rank is folded into B, once; where that cannot be exact in the file's own type, A
-and B are stored in the next wider one. What is needed for the way back (alpha, types, names,
-metadata) is recorded in the metadata, so that foreign -> peft -> foreign gives the same bits.
+and B are stored in a wider one, B rounded to nearest there. What is needed for the way back (alpha,
+types, names, metadata) is recorded in the metadata, so that foreign -> peft -> foreign gives the
+same bits. A file is read back and compared before it takes its name.
 
 Towards a fused projection, parts with one common A are stacked as they are. Parts with an A each
 become [A_q; A_k; A_v] and a block-diagonal B, three times the rank: nothing is averaged.
@@ -16,13 +17,15 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import OmnixError, refuse_overlong_name
 from . import layout
 from .fusing import fuse, split
 from .header import read_header, write
 from .inspection import listing
 from .layout import Format
-from .product import Matrix, Product, Products, folded, mantissa
+from .product import Matrix, Product, Products, folded, mantissa, same_changes
 from .record import Spelling, metadata, restored
 from .values import FLOATS, flaws, raw, scalar, scalar_bytes
 
@@ -81,8 +84,14 @@ def _respelled(
     # Loaders that find no alpha disagree on what it is: Kohya's files always state it.
     alphas: dict[str, tuple[str, tuple[int, ...]]] = {}
     if to == "kohya":
-        alphas = dict.fromkeys(products, ("F32", ()))
+        alphas = {module: (_alpha_type(product), ()) for module, product in products.items()}
     return Spelling(format, roles, record, alphas), products
+
+
+def _alpha_type(product: Product) -> str:
+    """The type that loaders expect of an alpha, or one that holds it."""
+    exact = product.alpha is None or np.float32(product.alpha) == product.alpha
+    return "F32" if exact else "F64"
 
 
 def _read(file: Path) -> tuple[Spelling, Products]:
@@ -138,7 +147,15 @@ def _write(file: Path, spelling: Spelling, products: Products) -> int:
         if stated := spelling.alphas.get(module):
             alpha = product.rank if product.alpha is None else product.alpha
             tensors[f"{stem}.alpha"] = (*stated, scalar_bytes(alpha, stated[0]))
-    write(file, tensors, spelling.metadata)
+
+    def verify(partial: Path) -> None:
+        found, stored = _read(partial)
+        if found.format != spelling.format or not same_changes(stored, products):
+            raise OmnixError(
+                f"{file} is not written: read back, it does not hold what it should; report this."
+            )
+
+    write(file, tensors, spelling.metadata, verify)
     return len(tensors)
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ..errors import OmnixError
@@ -13,11 +15,16 @@ from ..errors import OmnixError
 if TYPE_CHECKING:
     from torch import Tensor
 
+# By how much rounding alone can change an output, in units of its type's precision: an adapter too
+# small to matter still turns some values to the next one.
+NOISE = 4
+NO_FILES: Mapping[str, Path] = MappingProxyType({})
+
 
 @dataclass(frozen=True)
 class Effect:
     """Relative RMS change of the output with the adapter off, and with another in its place
-    (None where there is no other)."""
+    (None where there is no other); 0 where it is lost in the rounding of the output's type."""
 
     off: float
     swapped: float | None
@@ -27,7 +34,7 @@ class Effect:
         if not math.isfinite(self.off):
             return "makes the model's output NaN or infinite"
         if self.off == 0:
-            return "changes nothing in the model's output"
+            return "changes nothing in the model's output that is more than its rounding"
         if self.swapped == 0:
             return "does exactly what another adapter does; one may be a copy of the other"
         return None
@@ -37,27 +44,41 @@ def effects(run: Callable[[str | None], Tensor], names: Sequence[str]) -> dict[s
     """Measure each adapter of `names` by a probe.
 
     `run(name)` returns the model's output on a fixed input with that adapter alone, `run(None)`
-    with none. An adapter is swapped for the next in `names`, the last for the first.
+    with none, in the type that the model computes in. An adapter is swapped for the next in
+    `names`, the last for the first. Raises OmnixError where the output is not finite with none.
     """
-    outputs = {name: run(name) for name in (None, *names)}
+    plain = run(None)
+    if not plain.isfinite().all():
+        raise OmnixError(
+            "The base model's output is NaN or infinite without any adapter; download the base "
+            "model again."
+        )
+    outputs = {name: run(name) for name in names}
     result = {}
     for i, name in enumerate(names):
         other = names[(i + 1) % len(names)]
         result[name] = Effect(
-            off=difference(outputs[None], outputs[name]),
-            swapped=difference(outputs[other], outputs[name]) if other != name else None,
+            off=_beyond_noise(plain, outputs[name]),
+            swapped=_beyond_noise(outputs[other], outputs[name]) if other != name else None,
         )
     return result
 
 
-def require(measured: Mapping[str, Effect]) -> None:
-    """Raise OmnixError for the first adapter without an effect of its own."""
+def require(measured: Mapping[str, Effect], files: Mapping[str, Path] = NO_FILES) -> None:
+    """Raise OmnixError for the first adapter without an effect of its own, naming its file."""
     for name, effect in measured.items():
         if complaint := effect.complaint():
-            raise OmnixError(f"The adapter {name} {complaint}; download it again.")
+            raise OmnixError(f"The adapter {files.get(name, name)} {complaint}; download it again.")
 
 
 def difference(output: Tensor, reference: Tensor) -> float:
     """RMS of the difference of two outputs relative to the RMS of the reference."""
     output, reference = output.double(), reference.double()
     return float((output - reference).square().mean().sqrt() / reference.square().mean().sqrt())
+
+
+def _beyond_noise(output: Tensor, reference: Tensor) -> float:
+    import torch
+
+    found = difference(output, reference)
+    return 0.0 if found < NOISE * torch.finfo(reference.dtype).eps else found

@@ -3,7 +3,7 @@
 
 Three layouts: `<task>/<adapter>/pytorch_lora_weights.safetensors` (the published one), the
 flattened `<task>_<adapter>.safetensors`, and one file per task, `<task>.safetensors` (the compact
-engine).
+engine). Suffixes may be in capitals; what macOS leaves on other disks is passed over.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import OmnixError
-from .header import PICKLE_SUFFIXES
+from .header import PICKLE_SUFFIXES, is_debris
 
 PUBLISHED_NAME = "pytorch_lora_weights.safetensors"
+WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 # A network beside the adapters made for it.
 BASE_NAME = "base.safetensors"
 
@@ -67,15 +68,46 @@ def find(path: str | Path) -> list[Found]:
     return found
 
 
-def incomplete(found: list[Found]) -> list[str]:
-    """One sentence for each known task of which some adapters, but not all, are present."""
-    sentences = []
+def remarks(root: Path, found: list[Found]) -> list[str]:
+    """What is wrong with a folder as a set of adapters, in sentences.
+
+    Each known task of which some adapters, but not all, are present; folders that are called as no
+    task or adapter is; files of weights where no adapter is looked for.
+    """
+    return [*_incomplete(root, found), *_misnamed(root, found), *_overlooked(root, found)]
+
+
+def _incomplete(root: Path, found: list[Found]) -> Iterator[str]:
     for task, names in TASKS.items():
         present = {item.name for item in found if item.task == task}
         lacking = [name for name in names if name not in present]
         if present and lacking:
-            sentences.append(f"{task} lacks the adapter {' and '.join(lacking)}")
-    return sentences
+            yield f"{root} is incomplete: {task} lacks the adapter {' and '.join(lacking)}."
+
+
+def _misnamed(root: Path, found: list[Found]) -> Iterator[str]:
+    for item in found:
+        task = item.file.parent.parent
+        if item.task not in TASKS and root in task.parents:
+            yield f"{task} is named after no task; rename it to one of {', '.join(TASKS)}."
+        elif item.task in TASKS and item.name not in TASKS[item.task]:
+            yield (
+                f"{item.file.parent} is named after no adapter of {item.task}; rename it to one of "
+                f"{', '.join(TASKS[item.task])}."
+            )
+
+
+def _overlooked(root: Path, found: list[Found]) -> Iterator[str]:
+    claimed = {item.file for item in found}
+    # The first patterns look into linked folders too, as the search for adapters does.
+    below = {file for pattern in ("*", "*/*", "*/*/*", "**/*") for file in root.glob(pattern)}
+    for file in sorted(below - claimed):
+        weights = file.suffix.lower() in WEIGHT_SUFFIXES and file.name != BASE_NAME
+        if weights and not is_debris(file) and not file.is_dir():
+            yield (
+                f"{file} is overlooked: expected <task>/<adapter>/{PUBLISHED_NAME} or "
+                f"<task>_<adapter>.safetensors; rename it, or move it out of {root}."
+            )
 
 
 def task_files(root: str | Path, task: str) -> dict[str, Path]:
@@ -102,16 +134,18 @@ def _lone(file: Path) -> Found:
 
 
 def _below(root: Path) -> Iterator[Found]:
+    published = Path(PUBLISHED_NAME).stem
     for file in sorted(root.iterdir()):
-        if file.name in (PUBLISHED_NAME, BASE_NAME):
+        if file.stem == published or file.name == BASE_NAME or is_debris(file):
             continue
         task, name = _split(file.stem)
-        if file.suffix == ".safetensors" or (task and file.suffix in PICKLE_SUFFIXES):
+        suffix = file.suffix.lower()
+        if suffix == ".safetensors" or (task and suffix in PICKLE_SUFFIXES):
             yield Found(task, name, file)
     # The root itself, or one task's or adapter's folder in its place.
     for pattern in ("", "*/", "*/*/"):
-        for file in sorted(root.glob(pattern + "pytorch_lora_weights.*")):
-            if file.suffix not in (".safetensors", *PICKLE_SUFFIXES):
+        for file in sorted(root.glob(f"{pattern}{published}.*")):
+            if file.suffix.lower() not in WEIGHT_SUFFIXES:
                 continue
             folder = file.absolute().parent
             yield Found(folder.parent.name, folder.name, file)

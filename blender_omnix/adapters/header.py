@@ -9,19 +9,16 @@ file is trusted: sizes are checked before anything is read, and a file is never 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
-from collections.abc import Iterable, Mapping
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from ..errors import OmnixError, refuse_overlong_name
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 ITEM_SIZE = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -48,18 +45,30 @@ class Entry:
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says about itself: its tensors by name and its text metadata."""
+    """What a safetensors file says about itself: its tensors by name and its text metadata.
+
+    `state` is the file's size and time of change when that was read.
+    """
 
     file: Path
     tensors: dict[str, Entry]
     metadata: dict[str, str]
+    state: tuple[int, int]
 
-    @functools.cached_property
-    def data(self) -> NDArray[np.uint8]:
-        """All bytes of the file, mapped: opened once, however many tensors are read."""
-        import numpy as np
-
-        return np.memmap(self.file, np.uint8, mode="r")
+    def read(self, name: str) -> bytes:
+        """The bytes of a tensor. Raises OmnixError where the file is no longer what it was."""
+        entry = self.tensors[name]
+        try:
+            # Not mapped: a process that touches a mapped file where it was cut off is killed.
+            with self.file.open("rb") as stream:
+                stream.seek(entry.start)
+                data = stream.read(entry.stop - entry.start)
+                state = _state(stream)
+        except OSError as error:
+            raise OmnixError(f"{self.file} cannot be read: {error.strerror or error}.") from error
+        if len(data) < entry.stop - entry.start or state != self.state:
+            _refuse(self.file, "changed while it was read", "try again")
+        return data
 
 
 def read_headers(folder: Path) -> list[Header]:
@@ -69,6 +78,8 @@ def read_headers(folder: Path) -> list[Header]:
     safetensors files beside it: whoever follows it would open that.
     """
     for index in sorted(folder.glob("*.safetensors.index*.json")):
+        if is_debris(index):
+            continue
         try:
             parts = set(json.loads(index.read_bytes())["weight_map"].values())
             sound = all(Path(part).name == part for part in parts)
@@ -79,7 +90,13 @@ def read_headers(folder: Path) -> list[Header]:
                 f"{index} names files that are not safetensors files beside it; use weights that "
                 "are."
             )
-    return [read_header(file) for file in sorted(folder.glob("*.safetensors"))]
+    files = sorted(folder.glob("*.safetensors"))
+    return [read_header(file) for file in files if not is_debris(file)]
+
+
+def is_debris(file: Path) -> bool:
+    """Whether a file only holds what macOS notes about another, on disks of other systems."""
+    return file.name.startswith("._")
 
 
 def read_header(file: str | Path) -> Header:
@@ -90,8 +107,9 @@ def read_header(file: str | Path) -> Header:
     file = Path(file)
     _refuse_other_kinds(file)
     try:
-        size = file.stat().st_size
         with file.open("rb") as stream:
+            state = _state(stream)
+            size = state[0]
             start = stream.read(64)
             _refuse_other_content(file, start, size)
             length = int.from_bytes(start[:8], "little")
@@ -112,13 +130,20 @@ def read_header(file: str | Path) -> Header:
         raise OmnixError(f"{file} cannot be read: {error.strerror or error}.") from error
     declared = _parse(file, text)
     metadata = declared.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+    if not isinstance(metadata, dict) or not all(
+        is_text(key) and is_text(value) for key, value in metadata.items()
+    ):
         _refuse(file, "has metadata that is not plain text", AGAIN)
     tensors = {
         name: _entry(file, name, value, 8 + length, size) for name, value in declared.items()
     }
     _check_coverage(file, tensors, 8 + length, size)
-    return Header(file, tensors, metadata)
+    return Header(file, tensors, metadata, state)
+
+
+def is_text(value: object) -> bool:
+    """Whether a value is text that UTF-8 can hold: JSON can also name half a surrogate pair."""
+    return isinstance(value, str) and re.search("[\ud800-\udfff]", value) is None
 
 
 def printable(name: str) -> str:
@@ -136,10 +161,12 @@ def write(
     file: str | Path,
     tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]],
     metadata: Mapping[str, str] | None = None,
+    verify: Callable[[Path], None] = lambda partial: None,
 ) -> None:
     """Write a safetensors file of {name: (dtype, shape, little-endian bytes)}, whole or not at all.
 
-    Raises OmnixError where the file cannot be written.
+    `verify(partial)` may look at the finished file before it takes its name, and raise to refuse.
+    Raises OmnixError where the file cannot be written, or `read_header` would not take it.
     """
     file = Path(file)
     declared: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -149,20 +176,33 @@ def write(
             raise ValueError(f"{name}: {len(data)} bytes for {dtype} {list(shape)}")
         offsets = [position, position := position + len(data)]
         declared[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": offsets}
-    text = json.dumps(declared, separators=(",", ":")).encode()
+    text = json.dumps(declared, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER:
+        raise OmnixError(
+            f"{file} cannot be written: with the metadata its header would be {len(text)} bytes, "
+            f"over the {MAX_HEADER} that are read; shorten the metadata of the original."
+        )
     partial = file.with_name(file.name + ".part")
     try:
         with partial.open("wb") as stream:
             stream.write(len(text).to_bytes(8, "little") + text)
             for _, _, data in tensors.values():
                 stream.write(data)
+        verify(partial)
         partial.replace(file)
-    except OSError as error:
+    except BaseException as error:
         # Where not even the name is possible there is nothing to remove.
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise OmnixError(f"{file} cannot be written: {error.strerror or error}.") from error
+        if isinstance(error, OSError):
+            raise OmnixError(f"{file} cannot be written: {error.strerror or error}.") from error
+        raise
+
+
+def _state(stream: BinaryIO) -> tuple[int, int]:
+    found = os.fstat(stream.fileno())
+    return found.st_size, found.st_mtime_ns
 
 
 def _refuse_other_kinds(file: Path) -> None:

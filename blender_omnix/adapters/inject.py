@@ -118,6 +118,9 @@ def verify(model: nn.Module, name: str, inspection: Inspection) -> Injected:
                 # Only a narrower type can overflow: the file's own values are finite.
                 elif weight.dtype != stored.dtype and not weight.isfinite().all():
                     unequal[f"{key} overflows {weight.dtype}"] = None
+                # Or lose all there is: tensors of zeros were refused.
+                elif weight.dtype != stored.dtype and not weight.any():
+                    unequal[f"{key} is nothing but zeros in {weight.dtype}"] = None
             if layer.scaling[name] != item.scale:
                 unequal[f"{path} is scaled by {layer.scaling[name]}, not {item.scale}"] = None
     if unequal:

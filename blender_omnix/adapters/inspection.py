@@ -14,7 +14,7 @@ from ..errors import OmnixError
 from . import layout
 from .header import Header, read_header, readable
 from .layout import Pair
-from .values import FLOATS, flaws, raw, scalar
+from .values import FLOATS, flaws, raw, scalar, scalar_bytes, scalar_of
 
 NAMED = 3  # how many tensors a sentence names before it counts the rest
 
@@ -31,7 +31,7 @@ PROBLEMS = {
     "nan": ("tensor holds", "tensors hold", "NaN"),
     "infinite": ("tensor holds", "tensors hold", "infinity"),
     "bad_alpha": ("alpha is", "alphas are", "not usable"),
-    "metadata": ("metadata entry", "metadata entries", "would change the scale"),
+    "metadata": ("metadata entry", "metadata entries", "would change what the tensors mean"),
 }
 
 
@@ -235,39 +235,70 @@ def _check_values(result: Inspection) -> None:
 
 
 def _scaling_metadata(metadata: Mapping[str, str], result: Inspection) -> list[str]:
-    """Metadata by which some loader would scale otherwise than the tensors say.
+    """Metadata by which some loader would make more or less of the tensors than they say.
 
-    Diffusers and PEFT keep a LoraConfig (`lora_adapter_metadata`); Kohya's trainer notes
-    `ss_network_alpha` and `ss_network_dim`.
+    Diffusers and PEFT keep a LoraConfig (`lora_adapter_metadata`), its keys behind the name of the
+    component that they are about; Kohya's trainer notes `ss_network_alpha` and `ss_network_dim`.
     """
-    found = []
-    scales = {item.scale for item in result.modules.values()}
     claims = dict(metadata)
-    if text := claims.pop("lora_adapter_metadata", None):
-        try:
-            config = json.loads(text)
-        except (ValueError, RecursionError):
-            return ["lora_adapter_metadata is no JSON"]
-        if not isinstance(config, dict):
-            return ["lora_adapter_metadata is no JSON object"]
-        claims |= {key.rpartition(".")[2]: str(value) for key, value in config.items()}
+    try:
+        config = json.loads(claims.pop("lora_adapter_metadata", "") or "{}")
+    except (ValueError, RecursionError):
+        return ["lora_adapter_metadata is no JSON"]
+    if not isinstance(config, dict):
+        return ["lora_adapter_metadata is no JSON object"]
+    found = _claims_against(claims, result)
+    # A text encoder's are no concern of the transformer.
+    for prefix in layout.PREFIXES:
+        found += _claims_against(
+            {
+                key.removeprefix(prefix): str(value)
+                for key, value in config.items()
+                if key.rpartition(".")[0] == prefix.removesuffix(".")
+            },
+            result,
+        )
+    return found
+
+
+def _claims_against(claims: Mapping[str, str], result: Inspection) -> list[str]:
+    """Those of one component's settings that the tensors do not bear out."""
+    found = []
+    items = result.modules.values()
     rank = _number(claims, "r", "rank", "ss_network_dim")
-    ranks = [rank] if rank else [float(rank) for rank in result.ranks if rank]
     for key in ("lora_alpha", "alpha", "network_alpha", "ss_network_alpha"):
         alpha = _number(claims, key)
-        if alpha is not None and any(alpha / r != scale for r in ranks for scale in scales):
+        if alpha is None:
+            continue
+        alphas = _as_stored(alpha, result.header)
+        if any(all(a / (rank or i.rank) != i.scale for a in alphas) for i in items):
             found.append(f"{key} = {alpha:g}")
     for key in ("scale", "scaling", "lora_scale", "multiplier"):
         scale = _number(claims, key)
         if scale is not None and scale != 1:
             found.append(f"{key} = {scale:g}")
-    for key in ("use_rslora", "use_dora"):
-        if claims.get(key, "False").lower() == "true":
+    for key in ("use_rslora", "use_dora", "lora_bias"):
+        if not _nothing(claims.get(key, "")):
             found.append(f"{key} = true")
     for key in ("alpha_pattern", "rank_pattern"):
-        if claims.get(key, "{}") not in ("{}", "None", "null", ""):
+        if not _nothing(claims.get(key, "")):
             found.append(f"{key} = {claims[key][:60]}")
+    kind = claims.get("peft_type", "")
+    if not _nothing(kind) and kind.rpartition(".")[2].upper() != "LORA":
+        found.append(f"peft_type = {kind[:60]}")
     return found
+
+
+def _nothing(text: str) -> bool:
+    """Whether a setting is off or empty, however that is spelt."""
+    return text.strip().lower() in ("", "0", "false", "no", "off", "none", "null", "{}", "[]")
+
+
+def _as_stored(alpha: float, header: Header) -> set[float]:
+    """An alpha as it is, and as the types of the file's alpha tensors hold it."""
+    types = {entry.dtype for key, entry in header.tensors.items() if key.endswith(".alpha")}
+    stored = {scalar_of(scalar_bytes(alpha, dtype), dtype) for dtype in types & FLOATS.keys()}
+    return {alpha} | stored
 
 
 def _number(claims: Mapping[str, str], *keys: str) -> float | None:

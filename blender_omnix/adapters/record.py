@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ import numpy as np
 from ..errors import OmnixError
 from . import layout
 from .fusing import fuse, split
+from .header import MAX_DIMENSIONS, is_text
 from .layout import Format, Pair
-from .product import Matrix, Product, Products, folded
-from .values import narrowed
+from .product import Matrix, Product, Products, folded, same_changes
+from .values import narrowed, scalar_bytes, scalar_of
 
 RECORD = "omnix_conversion"
 
@@ -46,7 +48,7 @@ def metadata(spelling: Spelling, products: Products) -> dict[str, str]:
             for module, product in products.items()
         },
     }
-    return {"format": "pt", RECORD: json.dumps(record)}
+    return {"format": "pt", RECORD: json.dumps(record, ensure_ascii=False)}
 
 
 def restored(
@@ -60,7 +62,7 @@ def restored(
     try:
         record = json.loads(spelling.metadata[RECORD])
         format, notes = Format(*record["format"]), record["products"]
-        if format.family != to or not set(record["roles"]) <= set(layout.ROLES):
+        if format.family != to or not _sensible(record):
             return None
         restore = _restore_parts if to == "peft" else _restore_fused
         former = restore(products, notes, spelling.format if to == "peft" else format)
@@ -81,11 +83,29 @@ def restored(
         *(AttributeError, RecursionError, OmnixError),
     ):
         return None
-    same = back.keys() == products.keys() and all(
-        back[m].a.same(p.a) and back[m].b.same(p.b) and back[m].scale == p.scale
-        for m, p in products.items()
+    return (found, former) if same_changes(back, products) else None
+
+
+def _sensible(record: dict) -> bool:
+    """Whether a file spelled as the record says holds what it should and can be read again."""
+    family, prefix = record["format"]
+    notes = record["products"].values()
+    return (
+        prefix in ([layout.KOHYA_PREFIX] if family == "kohya" else layout.PREFIXES)
+        and [layout.ROLES[role] for role in record["roles"]] == ["a", "b"]
+        and all(is_text(text) for item in record["metadata"].items() for text in item)
+        and all(_alpha_fits(note["alpha"], note["alpha_as"]) for note in notes)
     )
-    return (found, former) if same else None
+
+
+def _alpha_fits(alpha: float | None, stated: list | None) -> bool:
+    """Whether an alpha is stated as a single number, in a type that holds it; or there is none."""
+    if alpha is None or stated is None:
+        return alpha is stated
+    dtype, shape = stated
+    single = len(shape) <= MAX_DIMENSIONS and all(type(n) is int and n == 1 for n in shape)
+    usable = alpha != 0 and math.isfinite(alpha)
+    return single and usable and scalar_of(scalar_bytes(alpha, dtype), dtype) == alpha
 
 
 def _restore_fused(products: Products, notes: Mapping[str, dict], format: Format) -> Products:

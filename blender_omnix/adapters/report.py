@@ -45,6 +45,8 @@ def entry(task: str, injected: Injected, effect: Effect | None = None) -> dict[s
         "sha256": sha256(inspection.file),
         "format": inspection.format,
         "rank": single(inspection.ranks),
+        "alpha": single(inspection.alphas),
+        "dtype": single(inspection.dtypes),
         "tensors": inspection.tensors,
         "modules_expected": inspection.expected,
         "modules_injected": injected.modules,

@@ -32,10 +32,13 @@ class Flaws:
 
 
 def raw(header: Header, name: str) -> NDArray:
-    """The tensor as stored, in its shape, mapped from the file; BF16 as its raw 16 bits."""
+    """The tensor as stored, in its shape, not to be written to; BF16 as its raw 16 bits.
+
+    Raises OmnixError where the file is no longer what it was.
+    """
     entry = header.tensors[name]
-    dtype = np.dtype(INTEGERS.get(entry.dtype) or FLOATS[entry.dtype][0])
-    return header.data[entry.start : entry.stop].view(dtype).reshape(entry.shape)
+    dtype = INTEGERS.get(entry.dtype) or FLOATS[entry.dtype][0]
+    return np.frombuffer(header.read(name), dtype).reshape(entry.shape)
 
 
 def widened(array: NDArray, dtype: str) -> NDArray[np.float64]:
@@ -74,17 +77,18 @@ def scalar(header: Header, name: str) -> float | None:
     entry = header.tensors[name]
     if math.prod(entry.shape) != 1 or entry.dtype not in (*FLOATS, *INTEGERS):
         return None
-    if entry.dtype in INTEGERS:
-        with header.file.open("rb") as stream:
-            stream.seek(entry.start)
-            return float(
-                np.frombuffer(stream.read(entry.stop - entry.start), INTEGERS[entry.dtype])[0]
-            )
-    return float(widened(raw(header, name), entry.dtype).reshape(()))
+    return scalar_of(header.read(name), entry.dtype)
+
+
+def scalar_of(data: bytes, dtype: str) -> float:
+    """The single number in a tensor's bytes."""
+    if dtype in INTEGERS:
+        return float(np.frombuffer(data, INTEGERS[dtype])[0])
+    return float(widened(np.frombuffer(data, FLOATS[dtype][0]), dtype)[0])
 
 
 def scalar_bytes(value: float, dtype: str) -> bytes:
-    """A single number as a tensor's bytes, the counterpart of `scalar`."""
+    """A single number as a tensor's bytes, the counterpart of `scalar_of`."""
     if dtype in INTEGERS:
         return np.array(value, INTEGERS[dtype]).tobytes()
     return narrowed(np.array(value, np.float64), dtype).tobytes()

@@ -82,7 +82,7 @@ class CompactEngine:
         files = {task: self.weights / f"{task}.safetensors" for task in TASKS}
         injected = inject(network, files, adapted_modules(network))
         measured = measure_effects(network)
-        require(measured)
+        require(measured, files)
         self._adapters = [report.entry(task, injected[task], measured[task]) for task in TASKS]
         self._constants = card.get("constants", {})
         # What the training's export found best, on the validation scenes, to do with the logit.
