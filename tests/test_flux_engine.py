@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import shutil
@@ -393,6 +394,33 @@ def test_too_little_memory_says_what_to_change(weights, monkeypatch):
 
     monkeypatch.setattr(CrossAdapterAttnProcessor, "__call__", full)
     with pytest.raises(OmnixError, match="8-bit weights or a smaller network height"):
+        predict(engine, ("albedo",))
+
+
+def no_memory(kind):
+    """As torch on the CPU, Python, the system and, in its place, Diffusers tell of it."""
+    if kind == "torch":
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 GB")
+    if kind == "system":
+        raise OSError(errno.ENOMEM, "no room")
+    try:
+        raise MemoryError
+    except MemoryError:
+        if kind == "python":
+            raise
+        raise OSError("Unable to load weights from checkpoint file")  # noqa: B904
+
+
+@pytest.mark.parametrize("kind", ["torch", "system", "python", "diffusers"])
+def test_too_little_memory_of_the_computer_is_not_told_as_damage(weights, monkeypatch, kind):
+    engine = FluxEngine(weights, ADAPTERS, device="cpu", height=64, steps=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(components.AutoencoderKL, "from_pretrained", lambda *_, **__: no_memory(kind))
+        with pytest.raises(OmnixError, match=r"too little memory to read .*vae; close other"):
+            engine.load(ignore)
+    engine.load(ignore)
+    monkeypatch.setattr(CrossAdapterAttnProcessor, "__call__", lambda *_: no_memory(kind))
+    with pytest.raises(OmnixError, match="This computer has too little memory for FLUX"):
         predict(engine, ("albedo",))
 
 

@@ -3,19 +3,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from diffusers.hooks.layerwise_casting import DEFAULT_SKIP_MODULES_PATTERN
-from safetensors import SafetensorError
 
 from ...adapters.header import read_headers
+from ...adapters.loading import reading, require_complete
 from ...errors import OmnixError
 
 _PARTS = {
@@ -62,7 +59,7 @@ def load(weights: Path, dtype: torch.dtype) -> Components:
     """Read the parts onto the CPU: the transformer in `dtype`, the autoencoder in float32.
 
     The autoencoder is small, and bfloat16 would leave depth and roughness with 8 bits.
-    Raises OmnixError when a part is missing, damaged or incomplete.
+    Raises OmnixError when a part is missing, damaged or incomplete, or memory is too small.
     """
     check(weights)
     return Components(
@@ -70,23 +67,6 @@ def load(weights: Path, dtype: torch.dtype) -> Components:
         vae=_load_model(AutoencoderKL, weights / "vae", torch.float32),
         scheduler=_load_scheduler(weights / "scheduler"),
     )
-
-
-# Diffusers and Transformers meet damaged files with whatever exception comes next.
-_DAMAGE = (
-    *(OSError, SafetensorError, ValueError, RuntimeError),
-    *(LookupError, TypeError, AttributeError),
-)
-
-
-@contextlib.contextmanager
-def reading(folder: Path) -> Iterator[None]:
-    """Tell of a failure to read one of the model's folders as an OmnixError that names it."""
-    try:
-        yield
-    except _DAMAGE as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise OmnixError(f"{folder} cannot be read ({reason}); download it again.") from error
 
 
 def _load_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
@@ -105,17 +85,6 @@ def _load_model(model_class, folder: Path, dtype: torch.dtype):
         )
     require_complete(folder, info)
     return model.eval().requires_grad_(False)
-
-
-def require_complete(folder: Path, info: Mapping[str, Any]) -> None:
-    """Raise OmnixError where Diffusers or Transformers, by their `info` on the loading, would go on
-    with random weights for tensors that are missing or of another shape."""
-    lacking = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
-    if lacking:
-        raise OmnixError(
-            f"{folder} is incomplete: {len(lacking)} tensors are missing or of another shape "
-            f"({sorted(lacking)[0]}, ...); download it again."
-        )
 
 
 def store_in_fp8(transformer: FluxTransformer2DModel) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ...adapters import find, report
+from ...adapters.loading import lacks_memory
 from ...errors import Cancelled, OmnixError
 from ...maps import sha256
 from ...panorama import resample
@@ -110,12 +111,12 @@ class FluxEngine:
             embeddings = prompt.load(self.weights, device)
         progress("Loading FLUX", 0.1)
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        parts = components.load(self.weights, dtype)
-        # Before the move: the modulation's weights stay behind, and fp8 halves what is moved.
-        sampler = Sampler(parts, embeddings)
-        if self.fp8:
-            components.store_in_fp8(parts.transformer)
         with _out_of_memory():
+            parts = components.load(self.weights, dtype)
+            # Before the move: the modulation's weights stay behind, and fp8 halves what is moved.
+            sampler = Sampler(parts, embeddings)
+            if self.fp8:
+                components.store_in_fp8(parts.transformer)
             parts.transformer.to(device)
             parts.vae.to(device)
         self._loaded = _Loaded(device, parts.vae, sampler)
@@ -250,10 +251,15 @@ def _latents(
 def _out_of_memory() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
-        # CUDA has a class for it, Metal only says so.
-        if "out of memory" not in str(error):
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not lacks_memory(error):
             raise
+        # So say CUDA and Metal; torch on the CPU has other words.
+        if "out of memory" not in str(error):
+            raise OmnixError(
+                "This computer has too little memory for FLUX; close other programs, or use a "
+                "smaller network height."
+            ) from error
         # Metal has no 8-bit floats.
         help_ = "" if "MPS" in str(error) else "8-bit weights or "
         raise OmnixError(

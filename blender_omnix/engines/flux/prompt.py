@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ...adapters.header import read_header
+from ...adapters.loading import reading, require_complete
 from ...errors import OmnixError
-from .components import reading, require_complete
 
 TEXT = "[EQUIRECTANGULAR]"
 CACHE = "prompt_embeds.safetensors"
