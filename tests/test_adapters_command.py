@@ -154,18 +154,22 @@ def test_a_copied_adapter_is_found_out(capsys, root):
     code, _, err = run(capsys, "check", root, "--base", MODEL)
     assert code == 1
     assert f"{one} is a copy of {other}" in err
-    # Whatever else the file says.
-    save_file(load_file(one), other, {"author": "somebody"})
+    # Also where its values differ.
+    twice = {k: v * (2 if "lora_A" in k else 0.5) for k, v in load_file(one).items()}
+    save_file(twice, other)
     code, _, err = run(capsys, "check", root, "--base", MODEL)
     assert code == 1
     assert "does exactly what another adapter does" in err
 
 
-def test_the_adapters_of_another_task_are_found_out(capsys, root):
+@pytest.mark.parametrize("type_", [torch.float32, torch.float64])
+def test_the_adapters_of_another_task_are_found_out(capsys, root, type_):
+    """Also when they were saved anew, with other metadata or in another type."""
     for task in ("rgb", "normal"):
-        taken = root / "rgb_camray_to_normal" / task / FILE
-        shutil.copy(taken, root / "rgb_to_normal" / task / FILE)
-    code, found = checked(capsys, root)
+        taken = load_file(root / "rgb_camray_to_normal" / task / FILE)
+        resaved = {key: value.to(type_) for key, value in taken.items()}
+        save_file(resaved, root / "rgb_to_normal" / task / FILE, {"author": "somebody"})
+    code, found = checked(capsys, root, "--base", MODEL)
     assert code == 1
     refused = [
         a["file"] for a in found["adapters"] if any("is a copy of" in r for r in a["refusals"])

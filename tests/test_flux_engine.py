@@ -323,11 +323,14 @@ def test_a_refused_adapter_spoils_neither_the_engine_nor_other_maps(weights, tmp
 
 
 def test_the_adapters_of_another_task_are_refused(weights, tmp_path):
+    """Whatever else their files say."""
+    from safetensors.torch import load_file, save_file
+
     root = tmp_path / "adapters"
     shutil.copytree(ADAPTERS, root)
     for name, other in (("rgb", "rgb"), ("normal", "albedo")):
-        taken = root / "rgb_to_albedo" / other / PUBLISHED_NAME
-        shutil.copy(taken, root / "rgb_to_normal" / name / PUBLISHED_NAME)
+        taken = load_file(root / "rgb_to_albedo" / other / PUBLISHED_NAME)
+        save_file(taken, root / "rgb_to_normal" / name / PUBLISHED_NAME, {"author": "somebody"})
     engine = FluxEngine(weights, root, device="cpu", height=64, steps=1)
     engine.load(ignore)
     with pytest.raises(OmnixError, match=r"rgb_to_normal.* and .*rgb_to_albedo.* are one and"):

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OmnixError
-from ..maps import sha256
 from . import find, layout
 from .effect import Effect
 from .find import Found
+from .fingerprint import fingerprint
 from .header import Header, read_header
 from .inspection import Inspection, inspect
 from .report import Measured
@@ -66,11 +66,11 @@ def check(
 
 
 def _refuse_copies(items: list[Checked]) -> None:
-    """Let adapters in several places that are one and the same file be refused."""
+    """Let adapters in several places that are one and the same be refused."""
     contents: dict[str, list[Checked]] = {}
     for item in items:
-        if item.inspection is not None:
-            contents.setdefault(sha256(item.found.file), []).append(item)
+        if item.inspection is not None and item.inspection.modules:
+            contents.setdefault(fingerprint(item.inspection), []).append(item)
     for copies in contents.values():
         for item in copies:
             others = [str(other.found.file) for other in copies if other is not item]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import itertools
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +14,9 @@ import numpy as np
 import torch
 
 from ...adapters import find, report
+from ...adapters.fingerprint import fingerprint
 from ...adapters.loading import lacks_memory
 from ...errors import Cancelled, OmnixError
-from ...maps import sha256
 from ...panorama import resample
 from . import autoencoder, components, conditions, pipeline, prompt, readout
 from .sampler import Sampler
@@ -90,6 +89,7 @@ class FluxEngine:
         self._loaded: _Loaded | None = None
         self._entries: dict[str, list[dict[str, Any]]] = {}
         self._used: list[str] = []
+        self._seen: dict[str, Path] = {}  # files of the adapters that are loaded, by fingerprint
         self._away = 0.0  # share of the last normals that had to be turned round
 
     def load(self, progress: Callable[[str, float], None]) -> None:
@@ -125,7 +125,7 @@ class FluxEngine:
     def unload(self) -> None:
         """Give the memory back."""
         self._loaded = None
-        self._entries, self._used = {}, []
+        self._entries, self._used, self._seen = {}, [], {}
         # The transformer and its hooks refer to one another.
         gc.collect()
         if torch.cuda.is_available():
@@ -207,18 +207,16 @@ class FluxEngine:
         """Inject, verify and measure a task's adapters, once."""
         if task in self._entries:
             return
-        files = find.task_files(self.root, task)
-        for file in files.values():
-            digest = sha256(file)
-            for entry in itertools.chain.from_iterable(self._entries.values()):
-                if entry["sha256"] == digest:
-                    # Either may be the wrong one, and it is in the transformer.
-                    self.unload()
-                    raise OmnixError(
-                        f"The adapters {file} and {entry['file']} are one and the same; download "
-                        "both again."
-                    )
-        added = sampler.add(task, files)
+        added = sampler.add(task, find.task_files(self.root, task))
+        for injected, _ in added.values():
+            file = injected.inspection.file
+            other = self._seen.setdefault(fingerprint(injected.inspection), file)
+            if other != file:
+                # Either may be the wrong one, and both are in the transformer.
+                self.unload()
+                raise OmnixError(
+                    f"The adapters {file} and {other} are one and the same; download both again."
+                )
         self._entries[task] = [
             report.entry(task, replace(injected, name=name), effect)
             for name, (injected, effect) in added.items()
