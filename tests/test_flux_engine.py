@@ -343,6 +343,36 @@ def test_the_adapters_of_another_task_are_refused(weights, tmp_path):
     assert {"albedo", "normal"} <= set(predict(engine, ("albedo", "normal")))
 
 
+def test_files_that_changed_are_read_again(weights, tmp_path):
+    folder, root = tmp_path / "weights", tmp_path / "adapters"
+    shutil.copytree(weights, folder)
+    for task in ("rgb_to_albedo", "rgb_to_depth"):
+        shutil.copytree(ADAPTERS / task, root / task)
+    engine = FluxEngine(folder, root, device="cpu", height=64, steps=1)
+
+    def albedo():
+        engine.load(ignore)
+        return predict(engine, ("albedo",))["albedo"]
+
+    first, kept = albedo(), engine._loaded
+    assert np.array_equal(albedo(), first)
+    assert engine._loaded is kept
+
+    adapter = root / "rgb_to_albedo" / "albedo" / PUBLISHED_NAME
+    shutil.copy(ADAPTERS / "rgb_to_normal" / "normal" / PUBLISHED_NAME, adapter)
+    second = albedo()
+    assert not np.array_equal(second, first)
+    assert engine.adapters()[1]["file"] == str(adapter)
+    assert engine.adapters()[1]["sha256"] == maps.sha256(adapter)
+
+    config = folder / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 0.5}))
+    assert not np.array_equal(albedo(), second)
+    adapter.unlink()
+    with pytest.raises(OmnixError, match="lacks the adapter albedo"):
+        albedo()
+
+
 def test_a_probe_that_fails_leaves_no_adapter(weights, monkeypatch):
     engine = FluxEngine(weights, ADAPTERS, device="cpu", height=64, steps=1)
     engine.load(ignore)

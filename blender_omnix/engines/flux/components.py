@@ -55,6 +55,16 @@ def check(weights: Path) -> None:
         read_headers(folder)
 
 
+def files(weights: Path) -> list[Path]:
+    """What the parts are read from: configurations, indices and weights."""
+    return [
+        file
+        for part in _PARTS
+        for kind in ("json", "safetensors")
+        for file in sorted((weights / part).glob(f"*.{kind}"))
+    ]
+
+
 def load(weights: Path, dtype: torch.dtype) -> Components:
     """Read the parts onto the CPU: the transformer in `dtype`, the autoencoder in float32.
 

@@ -34,6 +34,8 @@ MULTIPLE = 16
 # Share of normals facing away that is told; the noise of a sound map stays far below.
 MANY_AWAY = 0.25
 
+_Stamp = tuple[int, int] | None
+
 
 @dataclass(frozen=True)
 class _Loaded:
@@ -90,15 +92,19 @@ class FluxEngine:
         self._entries: dict[str, list[dict[str, Any]]] = {}
         self._used: list[str] = []
         self._seen: dict[str, Path] = {}  # files of the adapters that are loaded, by fingerprint
+        self._stamps: dict[Path, _Stamp] = {}  # of all files that were read
         self._away = 0.0  # share of the last normals that had to be turned round
 
     def load(self, progress: Callable[[str, float], None]) -> None:
-        """Read the weights; does nothing when that is done. Adapters follow when maps are known.
+        """Read the weights; does nothing when that is done and the files that were read, adapters
+        too, are as they were. Adapters follow when maps are known.
 
         Raises OmnixError naming the file that is missing or damaged, or a folder without adapters.
         """
         if self._loaded is not None:
-            return
+            if all(_stamp(file) == stamp for file, stamp in self._stamps.items()):
+                return
+            self.unload()
         components.check(self.weights)
         if not self.root.is_dir():
             raise OmnixError(f"{self.root} is no folder; choose the root of the OmniX adapters.")
@@ -109,6 +115,9 @@ class FluxEngine:
         progress("Loading Prompt", 0.0)
         with _out_of_memory():
             embeddings = prompt.load(self.weights, device)
+        # Encoding the prompt writes its cache.
+        read = [*components.files(self.weights), self.weights / prompt.CACHE]
+        self._stamps = {file: _stamp(file) for file in read}
         progress("Loading FLUX", 0.1)
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         with _out_of_memory():
@@ -125,7 +134,7 @@ class FluxEngine:
     def unload(self) -> None:
         """Give the memory back."""
         self._loaded = None
-        self._entries, self._used, self._seen = {}, [], {}
+        self._entries, self._used, self._seen, self._stamps = {}, [], {}, {}
         # The transformer and its hooks refer to one another.
         gc.collect()
         if torch.cuda.is_available():
@@ -207,7 +216,10 @@ class FluxEngine:
         """Inject, verify and measure a task's adapters, once."""
         if task in self._entries:
             return
-        added = sampler.add(task, find.task_files(self.root, task))
+        files = find.task_files(self.root, task)
+        stamps = {file: _stamp(file) for file in files.values()}
+        added = sampler.add(task, files)
+        self._stamps |= stamps
         for injected, _ in added.values():
             file = injected.inspection.file
             other = self._seen.setdefault(fingerprint(injected.inspection), file)
@@ -243,6 +255,15 @@ def _latents(
         if name in used
     }
     return target.to(loaded.device), clean
+
+
+def _stamp(file: Path) -> _Stamp:
+    """Size and time by which a file is taken for the one that was read; None where it is gone."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 @contextlib.contextmanager
