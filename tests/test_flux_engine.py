@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel
 
 from blender_omnix import engines, maps
 from blender_omnix.adapters.find import PUBLISHED_NAME
@@ -264,6 +265,46 @@ def test_a_configuration_of_something_else_is_named(weights, tmp_path, part):
     (config,) = (folder / part).glob("*.json")
     config.write_text('{"_class_name": 3}')
     with pytest.raises(OmnixError, match=f"{part} cannot be read"):
+        FluxEngine(folder, ADAPTERS, device="cpu").load(ignore)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "words"),
+    [
+        ("transformer/config.json", {"guidance_embeds": False}, "4 tensors that .*no place for"),
+        ("transformer/config.json", {"axes_dims_rope": [2, 2, 2]}, "sum of attention_head_dim"),
+        ("transformer/config.json", {"axes_dims_rope": [5, 5, 6]}, "three even numbers"),
+        ("scheduler/scheduler_config.json", {"use_dynamic_shifting": False}, "use_dynamic_shif"),
+        ("scheduler/scheduler_config.json", {"use_karras_sigmas": True}, "use_karras_sigmas"),
+        ("scheduler/scheduler_config.json", {"max_image_seq_len": 256}, "max_image_seq_len"),
+        ("scheduler/scheduler_config.json", {"max_shift": "a"}, "max_shift = 'a', which is no"),
+        ("vae/config.json", {"shift_factor": None}, "shift_factor = None, which is no number"),
+        ("vae/config.json", {"scaling_factor": 0}, "scaling_factor = 0"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_named(weights, tmp_path, file, changes, words):
+    folder = tmp_path / "weights"
+    shutil.copytree(weights, folder)
+    config = folder / file
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    with pytest.raises(OmnixError, match=f"{config.parent}.*{words}"):
+        FluxEngine(folder, ADAPTERS, device="cpu").load(ignore)
+
+
+@pytest.mark.parametrize(
+    ("part", "model", "changes", "words"),
+    [
+        ("vae", components.AutoencoderKL, {"latent_channels": 4}, "has 4 latent channels"),
+        ("vae", components.AutoencoderKL, {"in_channels": 4}, "other than 3 channels"),
+        ("transformer", FluxTransformer2DModel, {"out_channels": 32}, "output is unlike its input"),
+    ],
+)
+def test_another_model_is_named(weights, tmp_path, part, model, changes, words):
+    folder = tmp_path / "weights"
+    shutil.copytree(weights, folder)
+    other = model.from_config(model.load_config(folder / part) | changes)
+    other.save_pretrained(folder / part)
+    with pytest.raises(OmnixError, match=rf"{part}.config\.json .*{words}"):
         FluxEngine(folder, ADAPTERS, device="cpu").load(ignore)
 
 

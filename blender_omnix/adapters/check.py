@@ -91,7 +91,7 @@ def transformer_config(base: str | Path) -> dict[str, Any]:
         raise OmnixError(
             f"{file} cannot be read; --base wants the folder that has transformer/ in it."
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         sound = False
     if not sound:
         raise OmnixError(f"{file} does not describe a FLUX transformer; choose another base.")
@@ -109,7 +109,7 @@ def network_modules(header: Header) -> dict[str, tuple[int, ...]]:
     try:
         names = json.loads(header.metadata[ADAPTED])
         return {str(name): header.tensors[f"{name}.weight"].shape for name in names}
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         raise OmnixError(
             f"{header.file} does not say which of its modules adapters fill; restore the file."
         ) from None

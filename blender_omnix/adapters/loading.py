@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from diffusers import FluxTransformer2DModel
 from safetensors import SafetensorError
 
 from ..errors import OmnixError
@@ -58,3 +60,44 @@ def require_complete(folder: Path, info: Mapping[str, Any]) -> None:
             f"{folder} is incomplete: {len(lacking)} tensors are missing or of another shape "
             f"({sorted(lacking)[0]}, ...); download it again."
         )
+
+
+def load_model(model_class, folder: Path, dtype: torch.dtype):
+    """One of Diffusers' models from its folder onto the CPU, in `dtype`, for inference.
+
+    Raises OmnixError where it cannot be read or its tensors are not those of its config.json.
+    """
+    with reading(folder):
+        model, info = model_class.from_pretrained(
+            folder,
+            torch_dtype=dtype,
+            local_files_only=True,
+            output_loading_info=True,
+            use_safetensors=True,  # else a pickle would do
+        )
+    require_complete(folder, info)
+    if unused := sorted(info["unexpected_keys"]):
+        raise OmnixError(
+            f"{folder} holds {len(unused)} tensors that its config.json has no place for "
+            f"({unused[0]}, ...); download the folder again."
+        )
+    return model.eval().requires_grad_(False)
+
+
+def load_transformer(folder: Path, dtype: torch.dtype) -> FluxTransformer2DModel:
+    """A FLUX transformer. See `load_model`."""
+    transformer = load_model(FluxTransformer2DModel, folder, dtype)
+    config = transformer.config
+    axes, width = config.axes_dims_rope, config.attention_head_dim
+    # A position is three numbers, each turned into pairs of channels.
+    if (
+        not isinstance(axes, list | tuple)
+        or len(axes) != 3
+        or not all(type(axis) is int and axis > 0 and axis % 2 == 0 for axis in axes)
+        or sum(axes) != width
+    ):
+        raise OmnixError(
+            f"{folder / 'config.json'} has axes_dims_rope = {axes!r}, which are not three even "
+            f"numbers with the sum of attention_head_dim = {width}; download it again."
+        )
+    return transformer
