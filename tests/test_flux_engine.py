@@ -189,8 +189,14 @@ def test_folders_that_do_not_fit_are_named(weights, tmp_path):
         FluxEngine(weights, tmp_path).load(ignore)
     with pytest.raises(OmnixError, match="nowhere is no folder"):
         FluxEngine(weights, tmp_path / "nowhere").load(ignore)
-    with pytest.raises(OmnixError, match="no device nonsense"):
-        FluxEngine(weights, ADAPTERS, device="nonsense").load(ignore)
+    with pytest.raises(OmnixError, match="not between 1 and 1000"):
+        FluxEngine(weights, ADAPTERS, steps=10**14)
+
+
+@pytest.mark.parametrize("name", ["nonsense", "meta", "hpu", "cuda:99"])
+def test_a_device_that_cannot_compute_is_named(weights, name):
+    with pytest.raises(OmnixError, match=f"no device {name} that FLUX can use"):
+        FluxEngine(weights, ADAPTERS, device=name).load(ignore)
 
 
 def test_damaged_weights_are_named(weights, tmp_path):

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 MAX_HEIGHT = 720
 MIN_HEIGHT = 64
 MULTIPLE = 16
+# Torch has names for more, such as meta, that compute nothing or want another torch.
+DEVICES = ("cpu", "cuda", "mps", "xpu")
 # Share of normals facing away that is told; the noise of a sound map stays far below.
 MANY_AWAY = 0.25
 
@@ -79,8 +81,11 @@ class FluxEngine:
             raise OmnixError(
                 f"The network height {height} is not between {MIN_HEIGHT} and {MAX_HEIGHT}."
             )
-        if steps < 1:
-            raise OmnixError(f"{steps} sampling steps are too few; 28 are usual.")
+        if not 1 <= steps <= pipeline.MAX_STEPS:
+            raise OmnixError(
+                f"{steps} sampling steps are not between 1 and {pipeline.MAX_STEPS}; "
+                f"{pipeline.STEPS} are usual."
+            )
         self.weights = Path(weights)
         self.root = Path(adapters)
         self.device = device
@@ -303,8 +308,10 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, ImportError):
+        device = None
+    if device is None or device.type not in DEVICES:
         raise OmnixError(
-            f"This computer has no device {name} that torch can use; leave the device empty."
-        ) from None
+            f"This computer has no device {name} that FLUX can use; leave the device empty."
+        )
     return device
