@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib.util
 import json
@@ -434,7 +435,7 @@ def test_a_probe_that_fails_leaves_no_adapter(weights, monkeypatch):
     assert "albedo" in predict(engine, ("albedo",))
 
 
-def test_what_is_no_number_is_told_and_so_are_normals_that_face_away(weights, monkeypatch):
+def test_normals_that_face_away_are_told(weights, monkeypatch):
     engine = FluxEngine(weights, ADAPTERS, device="cpu", height=64, steps=1)
     engine.load(ignore)
     rays = frames.directions(64, 128)
@@ -448,9 +449,43 @@ def test_what_is_no_number_is_told_and_so_are_normals_that_face_away(weights, mo
         assert len(engine.warnings(("normal",))) == share
     assert "faced away from the viewer" in engine.warnings(("normal",))[0]
     assert engine.warnings(("albedo",)) == []
-    nothing = torch.full((1, 3, 64, 128), torch.nan)
-    monkeypatch.setattr(flux_engine.autoencoder, "decode", lambda *_: nothing)
-    with pytest.raises(OmnixError, match="FLUX gave no numbers for Normal"):
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_an_autoencoder_that_gives_no_numbers_is_named(weights, tmp_path, side):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "weights"
+    shutil.copytree(weights, folder)
+    (file,) = (folder / "vae").glob("*.safetensors")
+    tensors = load_file(file)
+    tensors[f"{side}.conv_in.weight"] *= torch.nan
+    save_file(tensors, file, {"format": "pt"})
+    engine = FluxEngine(folder, ADAPTERS, device="cpu", height=64, steps=1)
+    engine.load(ignore)
+    with pytest.raises(OmnixError, match="vae gave no finite numbers; download it again"):
+        predict(engine, ("normal",))
+
+
+@pytest.mark.parametrize(
+    ("fp8", "device", "advice"),
+    [
+        (False, "cpu", "download it again"),
+        (False, "cuda", "in bfloat16: try the device cpu"),
+        (True, "cpu", "in 8-bit weights: leave them out"),
+    ],
+)
+def test_a_transformer_that_gives_no_numbers_is_named(weights, monkeypatch, fp8, device, advice):
+    """Reduced precision is blamed where it is in use alone."""
+    engine = FluxEngine(weights, ADAPTERS, device="cpu", height=64, steps=1, fp8=fp8)
+    engine.load(ignore)
+
+    def overflow(*_, **__):
+        engine._loaded = dataclasses.replace(engine._loaded, device=torch.device(device))
+        return torch.full((1, 16, 8, 16), torch.nan)
+
+    monkeypatch.setattr(engine._loaded.sampler, "sample", overflow)
+    with pytest.raises(OmnixError, match=f"transformer gave no finite numbers; .*{advice}"):
         predict(engine, ("normal",))
 
 

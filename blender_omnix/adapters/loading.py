@@ -79,7 +79,7 @@ def load_model(model_class, folder: Path, dtype: torch.dtype):
     if unused := sorted(info["unexpected_keys"]):
         raise OmnixError(
             f"{folder} holds {len(unused)} tensors that its config.json has no place for "
-            f"({unused[0]}, ...); download the folder again."
+            f"({unused[0]}, ...); download it again."
         )
     return model.eval().requires_grad_(False)
 

@@ -189,6 +189,7 @@ class FluxEngine:
             self._used = tasks
             small = resample.shrink(panorama, height, width)
             target, clean = _latents(loaded, small, tasks, seed)
+            self._require_numbers("vae", *clean.values())
             for index, task in enumerate(tasks):
 
                 def on_step(step: int, index: int = index, task: str = task) -> None:
@@ -204,18 +205,27 @@ class FluxEngine:
                     on_step=on_step,
                     on_block=stop_if_cancelled,
                 )
+                self._require_numbers("transformer", sampled)
                 decoded = autoencoder.decode(loaded.vae, sampled)
+                self._require_numbers("vae", decoded)
                 image = decoded[0].permute(1, 2, 0).cpu().numpy()
-                if not np.isfinite(image).all():
-                    raise OmnixError(
-                        f"FLUX gave no numbers for {TASKS[task].title}: it may have overflowed at "
-                        "reduced precision; try another device, or leave 8-bit weights out."
-                    )
                 maps_of_task = readout.read(task, image)
                 if "normal" in maps_of_task:
                     self._away = readout.facing_away(image)
                 result |= maps_of_task
         return result
+
+    def _require_numbers(self, part: str, *results: torch.Tensor) -> None:
+        """Raise OmnixError naming the part whose results are not finite."""
+        if all(result.isfinite().all() for result in results):
+            return
+        help_ = "download it again"
+        # The autoencoder computes in 32 bits everywhere, the transformer on the CPU alone.
+        if part == "transformer" and self.fp8:
+            help_ = "it may have overflowed in 8-bit weights: leave them out"
+        elif part == "transformer" and self._loaded and self._loaded.device.type != "cpu":
+            help_ = "it may have overflowed in bfloat16: try the device cpu"
+        raise OmnixError(f"{self.weights / part} gave no finite numbers; {help_}.")
 
     def _add(self, sampler: Sampler, task: str) -> None:
         """Inject, verify and measure a task's adapters, once."""
