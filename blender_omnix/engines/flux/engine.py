@@ -54,7 +54,7 @@ class FluxEngine:
     OmniX adapters, in any layout `adapters.find` knows. Adapters are injected when a map first
     needs them and stay. `height` caps the network's panorama, `camera_rays` takes the normals that
     are also conditioned on the ray directions, `fp8` stores the transformer in 8 bits (adapters and
-    modulation excepted), `device` is one of torch's, by default the best there is.
+    modulation excepted), `device` is one of torch's for DEVICES, by default the best there is.
     """
 
     name = "flux"
