@@ -154,18 +154,22 @@ def test_a_copied_adapter_is_found_out(capsys, root):
     code, _, err = run(capsys, "check", root, "--base", MODEL)
     assert code == 1
     assert f"{one} is a copy of {other}" in err
-    # Whatever else the file says.
-    save_file(load_file(one), other, {"author": "somebody"})
+    # Also where its values differ.
+    twice = {k: v * (2 if "lora_A" in k else 0.5) for k, v in load_file(one).items()}
+    save_file(twice, other)
     code, _, err = run(capsys, "check", root, "--base", MODEL)
     assert code == 1
     assert "does exactly what another adapter does" in err
 
 
-def test_the_adapters_of_another_task_are_found_out(capsys, root):
+@pytest.mark.parametrize("type_", [torch.float32, torch.float64])
+def test_the_adapters_of_another_task_are_found_out(capsys, root, type_):
+    """Also when they were saved anew, with other metadata or in another type."""
     for task in ("rgb", "normal"):
-        taken = root / "rgb_camray_to_normal" / task / FILE
-        shutil.copy(taken, root / "rgb_to_normal" / task / FILE)
-    code, found = checked(capsys, root)
+        taken = load_file(root / "rgb_camray_to_normal" / task / FILE)
+        resaved = {key: value.to(type_) for key, value in taken.items()}
+        save_file(resaved, root / "rgb_to_normal" / task / FILE, {"author": "somebody"})
+    code, found = checked(capsys, root, "--base", MODEL)
     assert code == 1
     refused = [
         a["file"] for a in found["adapters"] if any("is a copy of" in r for r in a["refusals"])
@@ -190,6 +194,7 @@ def test_an_adapter_lost_in_its_rounding_has_no_effect(capsys, tmp_path, factor)
         ('{"num_layers": 2}', "does not describe a FLUX transformer"),
         ('{"num_layers": true}', "does not describe a FLUX transformer"),
         ("[]", "does not describe a FLUX transformer"),
+        ("[" * 99999, "does not describe a FLUX transformer"),
     ],
 )
 def test_an_unusable_base_is_a_sentence(capsys, tmp_path, config, words):
@@ -232,7 +237,36 @@ def test_an_incomplete_base_is_a_sentence(capsys, tmp_path):
     save_file(tensors, weights, {"format": "pt"})
     code, out, err = run(capsys, "check", ADAPTER, "--base", tmp_path)
     assert (code, out) == (1, "")
-    assert "is incomplete: 1 tensors are missing (proj_out.weight" in err
+    assert "is incomplete: 1 tensors are missing or of another shape (proj_out.weight" in err
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"axes_dims_rope": [2, 2, 2]}, "axes_dims_rope = [2, 2, 2], which are not"),
+        ({"in_channels": "x"}, "transformer cannot be read"),
+        ({"guidance_embeds": False}, "holds 4 tensors that its config.json has no place for"),
+    ],
+)
+def test_a_base_that_its_config_does_not_describe_is_a_sentence(capsys, tmp_path, changes, words):
+    shutil.copytree(MODEL / "transformer", tmp_path / "transformer")
+    config = tmp_path / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    code, out, err = run(capsys, "check", ADAPTER, "--base", tmp_path)
+    assert (code, out) == (1, "")
+    assert words in err
+
+
+def test_a_base_of_which_a_part_is_not_read_is_a_sentence(capsys, tmp_path):
+    """Diffusers opens the file of the usual name alone."""
+    shutil.copytree(MODEL / "transformer", tmp_path / "transformer")
+    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = sorted(load_file(weights).items())
+    save_file(dict(tensors[::2]), weights, {"format": "pt"})
+    save_file(dict(tensors[1::2]), weights.with_name("other.safetensors"), {"format": "pt"})
+    code, out, err = run(capsys, "check", ADAPTER, "--base", tmp_path)
+    assert (code, out) == (1, "")
+    assert "is incomplete" in err
 
 
 def test_nothing_to_check_is_a_sentence(capsys, tmp_path):
@@ -376,8 +410,9 @@ def test_the_shipped_compact_adapters_are_well(capsys):
         assert adapter["effect_swapped"] > 0
 
 
-def test_a_network_that_names_no_modules_is_refused(capsys, tmp_path):
-    network(tmp_path)
+@pytest.mark.parametrize("metadata", [{}, {"adapted_modules": "[" * 99999}])
+def test_a_network_that_names_no_modules_is_refused(capsys, tmp_path, metadata):
+    network(tmp_path, **metadata)
     code, _, err = run(capsys, "check", tmp_path)
     assert code == 1
     assert "does not say which of its modules adapters fill" in err

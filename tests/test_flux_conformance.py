@@ -128,8 +128,15 @@ def test_every_parameter_is_read(recorded, changes):
         {"blend_extend": 3},
         {"blend_extend": 40},
         {"blend_extend": -2},
+        {"num_inference_steps": 10**14},
         {"rank": None},
         {"tasks": []},
+        {"tasks": {"rgb_to_pbr": [["rgb"], "pbr"]}},
+        {"tasks": {"rgb_to_pbr": ["rgb", "rgb"]}},
+        {"tasks": {"rgb_to_pbr": ["pbr"]}},
+        {"tasks": {"rgb_to_pbr": ["rgb", "../pbr"]}},
+        {"tasks": {"\ud800": ["rgb", "pbr"]}},
+        {"tasks": {"x" * 400: ["rgb", "pbr"]}},
     ],
 )
 def test_a_description_that_cannot_be_true_exits_2(recorded, capsys, changes):
@@ -153,15 +160,24 @@ def test_noise_of_another_shape_fails_the_task(recorded, capsys, key):
     assert f"failed: {key} in" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("key", ["target_noise", "target_latents"])
+def test_what_is_not_recorded_in_floats_fails_the_task(recorded, capsys, key):
+    spoil(recorded / "expected_rgb_to_pbr.safetensors", key, lambda tensor: tensor > 0)
+    assert run(recorded) == 1
+    assert f"failed: {key} in" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("key", "change"),
     [
+        ("panorama_u8", lambda tensor: tensor.bfloat16()),
+        ("prompt_embeds", lambda tensor: tensor.int()),
         ("panorama_u8", lambda tensor: tensor[..., 0].contiguous()),
         ("prompt_embeds", lambda tensor: tensor[0].contiguous()),
         ("pooled_prompt_embeds", lambda tensor: tensor.repeat(2, 1)),
     ],
 )
-def test_inputs_of_another_shape_exit_2(recorded, capsys, key, change):
+def test_inputs_of_another_shape_or_type_exit_2(recorded, capsys, key, change):
     spoil(recorded / "inputs.safetensors", key, change)
     assert run(recorded) == 2
     assert f"{key} in" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import dataclasses
+import errno
 import importlib.util
 import json
 import shutil
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel
 
 from blender_omnix import engines, maps
 from blender_omnix.adapters.find import PUBLISHED_NAME
@@ -187,8 +190,14 @@ def test_folders_that_do_not_fit_are_named(weights, tmp_path):
         FluxEngine(weights, tmp_path).load(ignore)
     with pytest.raises(OmnixError, match="nowhere is no folder"):
         FluxEngine(weights, tmp_path / "nowhere").load(ignore)
-    with pytest.raises(OmnixError, match="no device nonsense"):
-        FluxEngine(weights, ADAPTERS, device="nonsense").load(ignore)
+    with pytest.raises(OmnixError, match="not between 1 and 1000"):
+        FluxEngine(weights, ADAPTERS, steps=10**14)
+
+
+@pytest.mark.parametrize("name", ["nonsense", "meta", "hpu", "cuda:99"])
+def test_a_device_that_cannot_compute_is_named(weights, name):
+    with pytest.raises(OmnixError, match=f"no device {name} that FLUX can use"):
+        FluxEngine(weights, ADAPTERS, device=name).load(ignore)
 
 
 def test_damaged_weights_are_named(weights, tmp_path):
@@ -267,6 +276,46 @@ def test_a_configuration_of_something_else_is_named(weights, tmp_path, part):
 
 
 @pytest.mark.parametrize(
+    ("file", "changes", "words"),
+    [
+        ("transformer/config.json", {"guidance_embeds": False}, "4 tensors that .*no place for"),
+        ("transformer/config.json", {"axes_dims_rope": [2, 2, 2]}, "sum of attention_head_dim"),
+        ("transformer/config.json", {"axes_dims_rope": [5, 5, 6]}, "three even numbers"),
+        ("scheduler/scheduler_config.json", {"use_dynamic_shifting": False}, "use_dynamic_shif"),
+        ("scheduler/scheduler_config.json", {"use_karras_sigmas": True}, "use_karras_sigmas"),
+        ("scheduler/scheduler_config.json", {"max_image_seq_len": 256}, "max_image_seq_len"),
+        ("scheduler/scheduler_config.json", {"max_shift": "a"}, "max_shift = 'a', which is no"),
+        ("vae/config.json", {"shift_factor": None}, "shift_factor = None, which is no number"),
+        ("vae/config.json", {"scaling_factor": 0}, "scaling_factor = 0"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_named(weights, tmp_path, file, changes, words):
+    folder = tmp_path / "weights"
+    shutil.copytree(weights, folder)
+    config = folder / file
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    with pytest.raises(OmnixError, match=f"{config.parent}.*{words}"):
+        FluxEngine(folder, ADAPTERS, device="cpu").load(ignore)
+
+
+@pytest.mark.parametrize(
+    ("part", "model", "changes", "words"),
+    [
+        ("vae", components.AutoencoderKL, {"latent_channels": 4}, "has 4 latent channels"),
+        ("vae", components.AutoencoderKL, {"in_channels": 4}, "other than 3 channels"),
+        ("transformer", FluxTransformer2DModel, {"out_channels": 32}, "output is unlike its input"),
+    ],
+)
+def test_another_model_is_named(weights, tmp_path, part, model, changes, words):
+    folder = tmp_path / "weights"
+    shutil.copytree(weights, folder)
+    other = model.from_config(model.load_config(folder / part) | changes)
+    other.save_pretrained(folder / part)
+    with pytest.raises(OmnixError, match=rf"{part}.config\.json .*{words}"):
+        FluxEngine(folder, ADAPTERS, device="cpu").load(ignore)
+
+
+@pytest.mark.parametrize(
     ("cuda", "mps", "best"),
     [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")],
 )
@@ -322,11 +371,14 @@ def test_a_refused_adapter_spoils_neither_the_engine_nor_other_maps(weights, tmp
 
 
 def test_the_adapters_of_another_task_are_refused(weights, tmp_path):
+    """Whatever else their files say."""
+    from safetensors.torch import load_file, save_file
+
     root = tmp_path / "adapters"
     shutil.copytree(ADAPTERS, root)
     for name, other in (("rgb", "rgb"), ("normal", "albedo")):
-        taken = root / "rgb_to_albedo" / other / PUBLISHED_NAME
-        shutil.copy(taken, root / "rgb_to_normal" / name / PUBLISHED_NAME)
+        taken = load_file(root / "rgb_to_albedo" / other / PUBLISHED_NAME)
+        save_file(taken, root / "rgb_to_normal" / name / PUBLISHED_NAME, {"author": "somebody"})
     engine = FluxEngine(weights, root, device="cpu", height=64, steps=1)
     engine.load(ignore)
     with pytest.raises(OmnixError, match=r"rgb_to_normal.* and .*rgb_to_albedo.* are one and"):
@@ -337,6 +389,36 @@ def test_the_adapters_of_another_task_are_refused(weights, tmp_path):
         shutil.copy(right, root / "rgb_to_normal" / name / PUBLISHED_NAME)
     engine.load(ignore)
     assert {"albedo", "normal"} <= set(predict(engine, ("albedo", "normal")))
+
+
+def test_files_that_changed_are_read_again(weights, tmp_path):
+    folder, root = tmp_path / "weights", tmp_path / "adapters"
+    shutil.copytree(weights, folder)
+    for task in ("rgb_to_albedo", "rgb_to_depth"):
+        shutil.copytree(ADAPTERS / task, root / task)
+    engine = FluxEngine(folder, root, device="cpu", height=64, steps=1)
+
+    def albedo():
+        engine.load(ignore)
+        return predict(engine, ("albedo",))["albedo"]
+
+    first, kept = albedo(), engine._loaded
+    assert np.array_equal(albedo(), first)
+    assert engine._loaded is kept
+
+    adapter = root / "rgb_to_albedo" / "albedo" / PUBLISHED_NAME
+    shutil.copy(ADAPTERS / "rgb_to_normal" / "normal" / PUBLISHED_NAME, adapter)
+    second = albedo()
+    assert not np.array_equal(second, first)
+    assert engine.adapters()[1]["file"] == str(adapter)
+    assert engine.adapters()[1]["sha256"] == maps.sha256(adapter)
+
+    config = folder / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 0.5}))
+    assert not np.array_equal(albedo(), second)
+    adapter.unlink()
+    with pytest.raises(OmnixError, match="lacks the adapter albedo"):
+        albedo()
 
 
 def test_a_probe_that_fails_leaves_no_adapter(weights, monkeypatch):
@@ -353,7 +435,7 @@ def test_a_probe_that_fails_leaves_no_adapter(weights, monkeypatch):
     assert "albedo" in predict(engine, ("albedo",))
 
 
-def test_what_is_no_number_is_told_and_so_are_normals_that_face_away(weights, monkeypatch):
+def test_normals_that_face_away_are_told(weights, monkeypatch):
     engine = FluxEngine(weights, ADAPTERS, device="cpu", height=64, steps=1)
     engine.load(ignore)
     rays = frames.directions(64, 128)
@@ -367,9 +449,43 @@ def test_what_is_no_number_is_told_and_so_are_normals_that_face_away(weights, mo
         assert len(engine.warnings(("normal",))) == share
     assert "faced away from the viewer" in engine.warnings(("normal",))[0]
     assert engine.warnings(("albedo",)) == []
-    nothing = torch.full((1, 3, 64, 128), torch.nan)
-    monkeypatch.setattr(flux_engine.autoencoder, "decode", lambda *_: nothing)
-    with pytest.raises(OmnixError, match="FLUX gave no numbers for Normal"):
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_an_autoencoder_that_gives_no_numbers_is_named(weights, tmp_path, side):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "weights"
+    shutil.copytree(weights, folder)
+    (file,) = (folder / "vae").glob("*.safetensors")
+    tensors = load_file(file)
+    tensors[f"{side}.conv_in.weight"] *= torch.nan
+    save_file(tensors, file, {"format": "pt"})
+    engine = FluxEngine(folder, ADAPTERS, device="cpu", height=64, steps=1)
+    engine.load(ignore)
+    with pytest.raises(OmnixError, match="vae gave no finite numbers; download it again"):
+        predict(engine, ("normal",))
+
+
+@pytest.mark.parametrize(
+    ("fp8", "device", "advice"),
+    [
+        (False, "cpu", "download it again"),
+        (False, "cuda", "in bfloat16: try the device cpu"),
+        (True, "cpu", "in 8-bit weights: leave them out"),
+    ],
+)
+def test_a_transformer_that_gives_no_numbers_is_named(weights, monkeypatch, fp8, device, advice):
+    """Reduced precision is blamed where it is in use alone."""
+    engine = FluxEngine(weights, ADAPTERS, device="cpu", height=64, steps=1, fp8=fp8)
+    engine.load(ignore)
+
+    def overflow(*_, **__):
+        engine._loaded = dataclasses.replace(engine._loaded, device=torch.device(device))
+        return torch.full((1, 16, 8, 16), torch.nan)
+
+    monkeypatch.setattr(engine._loaded.sampler, "sample", overflow)
+    with pytest.raises(OmnixError, match=f"transformer gave no finite numbers; .*{advice}"):
         predict(engine, ("normal",))
 
 
@@ -393,6 +509,33 @@ def test_too_little_memory_says_what_to_change(weights, monkeypatch):
 
     monkeypatch.setattr(CrossAdapterAttnProcessor, "__call__", full)
     with pytest.raises(OmnixError, match="8-bit weights or a smaller network height"):
+        predict(engine, ("albedo",))
+
+
+def no_memory(kind):
+    """As torch on the CPU, Python, the system and, in its place, Diffusers tell of it."""
+    if kind == "torch":
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 GB")
+    if kind == "system":
+        raise OSError(errno.ENOMEM, "no room")
+    try:
+        raise MemoryError
+    except MemoryError:
+        if kind == "python":
+            raise
+        raise OSError("Unable to load weights from checkpoint file")  # noqa: B904
+
+
+@pytest.mark.parametrize("kind", ["torch", "system", "python", "diffusers"])
+def test_too_little_memory_of_the_computer_is_not_told_as_damage(weights, monkeypatch, kind):
+    engine = FluxEngine(weights, ADAPTERS, device="cpu", height=64, steps=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(components.AutoencoderKL, "from_pretrained", lambda *_, **__: no_memory(kind))
+        with pytest.raises(OmnixError, match=r"too little memory to read .*vae; close other"):
+            engine.load(ignore)
+    engine.load(ignore)
+    monkeypatch.setattr(CrossAdapterAttnProcessor, "__call__", lambda *_: no_memory(kind))
+    with pytest.raises(OmnixError, match="This computer has too little memory for FLUX"):
         predict(engine, ("albedo",))
 
 

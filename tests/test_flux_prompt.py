@@ -141,6 +141,8 @@ def test_an_absent_tokenizer_is_named(encoders):
         (torch.ones(2, 3, 4), torch.ones(2, 5)),
         (torch.full((1, 3, 4), torch.nan), torch.ones(1, 5)),
         (torch.ones(1, 3, 4), torch.ones(1, 5).int()),
+        (torch.ones(1, 0, 4), torch.ones(1, 5)),
+        (torch.ones(1, 3, 4), torch.zeros(1, 5)),
     ],
 )
 def test_embeddings_of_another_kind_are_refused(tmp_path, tokens, pooled):

@@ -4,9 +4,11 @@
 Without torch, in milliseconds:
     find.find(path) -> [Found(task, name, file)];  find.task_files(root, task) -> {name: file}
     inspection.inspect(file, {module: weight shape}) -> Inspection; `.require()` raises OmnixError
+    fingerprint.fingerprint(inspection) -> equal for files of which the same is injected
     layout.flux_modules(config) -> {module: weight shape}, the modules OmniX adapts in FLUX
 
 In a model (torch, PEFT):
+    loading.load_transformer(folder, dtype) -> the FLUX transformer to adapt, whole or refused
     inject.inject(model, {name: file}, expected) -> {name: Injected}    refuses or proves
     inject.activate(model, name | None); inject.remove(model, names)
     routing.routing(model, [name of element 0, ...])    context: element i through adapter i alone

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OmnixError
-from ..maps import sha256
 from . import find, layout
 from .effect import Effect
 from .find import Found
+from .fingerprint import fingerprint
 from .header import Header, read_header
 from .inspection import Inspection, inspect
 from .report import Measured
@@ -67,11 +67,11 @@ def check(
 
 
 def _refuse_copies(items: list[Checked]) -> None:
-    """Let adapters in several places that are one and the same file be refused."""
+    """Let adapters in several places that are one and the same be refused."""
     contents: dict[str, list[Checked]] = {}
     for item in items:
-        if item.inspection is not None:
-            contents.setdefault(sha256(item.found.file), []).append(item)
+        if item.inspection is not None and item.inspection.modules:
+            contents.setdefault(fingerprint(item.inspection), []).append(item)
     for copies in contents.values():
         for item in copies:
             others = [str(other.found.file) for other in copies if other is not item]
@@ -92,7 +92,7 @@ def transformer_config(base: str | Path) -> dict[str, Any]:
         raise OmnixError(
             f"{file} cannot be read; --base wants the folder that has transformer/ in it."
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         sound = False
     if not sound:
         raise OmnixError(f"{file} does not describe a FLUX transformer; choose another base.")
@@ -110,7 +110,7 @@ def network_modules(header: Header) -> dict[str, tuple[int, ...]]:
     try:
         names = json.loads(header.metadata[ADAPTED])
         return {str(name): header.tensors[f"{name}.weight"].shape for name in names}
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         raise OmnixError(
             f"{header.file} does not say which of its modules adapters fill; restore the file."
         ) from None

@@ -15,6 +15,7 @@ from ..errors import OmnixError
 from .effect import effects
 from .header import read_headers
 from .inject import activate, inject, remove
+from .loading import load_transformer, reading
 from .report import Measured
 from .routing import routing_error
 
@@ -65,32 +66,17 @@ class Trial:
 
 
 def _load(folder: Path) -> tuple[nn.Module, float | None]:
-    config = FluxTransformer2DModel.load_config(folder)
-    with torch.device("meta"):
-        empty = FluxTransformer2DModel.from_config(config)
     headers = read_headers(folder)
     if not headers:
-        return empty, None
-    declared = {name: entry for header in headers for name, entry in header.tensors.items()}
-    # Diffusers would go on with random weights where tensors are missing.
-    missing = sorted(set(empty.state_dict()) - set(declared))
-    if missing:
-        raise OmnixError(
-            f"{folder} is incomplete: {len(missing)} tensors are missing ({missing[0]}, ...); "
-            "download it again."
-        )
-    types = [entry.dtype for entry in declared.values()]
-    usual = max(set(types), key=types.count)
+        with reading(folder), torch.device("meta"):
+            config = FluxTransformer2DModel.load_config(folder)
+            return FluxTransformer2DModel.from_config(config), None
+    types = [entry.dtype for header in headers for entry in header.tensors.values()]
+    usual = max(set(types), key=types.count, default="no")
     if usual not in TYPES:
         raise OmnixError(f"{folder} holds {usual} weights; use a base in F32, F16 or BF16.")
     kind, tolerance = TYPES[usual]
-    try:
-        model = FluxTransformer2DModel.from_pretrained(
-            folder, torch_dtype=kind, local_files_only=True, use_safetensors=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise OmnixError(f"{folder} cannot be loaded ({error}).") from error
-    return model.eval(), tolerance
+    return load_transformer(folder, kind), tolerance
 
 
 def _probe(model: nn.Module) -> Callable[[int], Tensor]:

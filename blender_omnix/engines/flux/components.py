@@ -3,25 +3,40 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from diffusers.hooks.layerwise_casting import DEFAULT_SKIP_MODULES_PATTERN
-from safetensors import SafetensorError
 
 from ...adapters.header import read_headers
+from ...adapters.loading import load_model, load_transformer, reading
 from ...errors import OmnixError
+from .pipeline import PATCH
 
 _PARTS = {
     "transformer": "config.json",
     "vae": "config.json",
     "scheduler": "scheduler_config.json",
+}
+# What the sigmas are computed from, and what latents are scaled by: numbers.
+_SHIFT = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
+_SCALE = ("shift_factor", "scaling_factor")
+# Anything else here would quietly be another schedule than FLUX.1-dev's.
+_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "use_dynamic_shifting": True,
+    "time_shift_type": "exponential",
+    "shift_terminal": None,
+    "invert_sigmas": False,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "stochastic_sampling": False,
 }
 
 
@@ -58,35 +73,31 @@ def check(weights: Path) -> None:
         read_headers(folder)
 
 
+def files(weights: Path) -> list[Path]:
+    """What the parts are read from: configurations, indices and weights."""
+    return [
+        file
+        for part in _PARTS
+        for kind in ("json", "safetensors")
+        for file in sorted((weights / part).glob(f"*.{kind}"))
+    ]
+
+
 def load(weights: Path, dtype: torch.dtype) -> Components:
     """Read the parts onto the CPU: the transformer in `dtype`, the autoencoder in float32.
 
     The autoencoder is small, and bfloat16 would leave depth and roughness with 8 bits.
-    Raises OmnixError when a part is missing, damaged or incomplete.
+    Raises OmnixError when a part is missing, damaged, incomplete or unlike FLUX.1-dev's, and when
+    memory is too small.
     """
     check(weights)
-    return Components(
-        transformer=_load_model(FluxTransformer2DModel, weights / "transformer", dtype),
-        vae=_load_model(AutoencoderKL, weights / "vae", torch.float32),
+    parts = Components(
+        transformer=load_transformer(weights / "transformer", dtype),
+        vae=load_model(AutoencoderKL, weights / "vae", torch.float32),
         scheduler=_load_scheduler(weights / "scheduler"),
     )
-
-
-# Diffusers and Transformers meet damaged files with whatever exception comes next.
-_DAMAGE = (
-    *(OSError, SafetensorError, ValueError, RuntimeError),
-    *(LookupError, TypeError, AttributeError),
-)
-
-
-@contextlib.contextmanager
-def reading(folder: Path) -> Iterator[None]:
-    """Tell of a failure to read one of the model's folders as an OmnixError that names it."""
-    try:
-        yield
-    except _DAMAGE as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise OmnixError(f"{folder} cannot be read ({reason}); download it again.") from error
+    _require_fit(weights, parts)
+    return parts
 
 
 def _load_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
@@ -94,28 +105,41 @@ def _load_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
         return FlowMatchEulerDiscreteScheduler.from_pretrained(folder, local_files_only=True)
 
 
-def _load_model(model_class, folder: Path, dtype: torch.dtype):
-    with reading(folder):
-        model, info = model_class.from_pretrained(
-            folder,
-            torch_dtype=dtype,
-            local_files_only=True,
-            output_loading_info=True,
-            use_safetensors=True,  # else a pickle would do
+def _require_fit(weights: Path, parts: Components) -> None:
+    """Raise OmnixError naming a configuration by which sampling would fail or go another way."""
+    for part, config, keys in (
+        ("scheduler", parts.scheduler.config, _SHIFT),
+        ("vae", parts.vae.config, _SCALE),
+    ):
+        for key in keys:
+            value = config[key]
+            if type(value) not in (int, float) or not math.isfinite(value):
+                _refuse(weights, part, f"has {key} = {value!r}, which is no number")
+    flow = parts.scheduler.config
+    for key, wanted in _SCHEDULE.items():
+        if flow[key] != wanted:
+            _refuse(weights, "scheduler", f"has {key} = {flow[key]!r}; FLUX.1-dev's is {wanted!r}")
+    if flow.base_image_seq_len >= flow.max_image_seq_len:
+        _refuse(weights, "scheduler", "has a base_image_seq_len not below its max_image_seq_len")
+    image = parts.vae.config
+    if image.scaling_factor == 0:
+        _refuse(weights, "vae", "has scaling_factor = 0")
+    if (image.in_channels, image.out_channels) != (3, 3):
+        _refuse(weights, "vae", "describes an autoencoder of other than 3 channels")
+    taken = parts.transformer.config.in_channels
+    if parts.transformer.out_channels != taken or parts.transformer.config.patch_size != 1:
+        _refuse(weights, "transformer", "describes a transformer whose output is unlike its input")
+    if taken != image.latent_channels * PATCH**2:
+        _refuse(
+            weights,
+            "vae",
+            f"has {image.latent_channels} latent channels, which do not fit the transformer's "
+            f"in_channels = {taken}",
         )
-    require_complete(folder, info)
-    return model.eval().requires_grad_(False)
 
 
-def require_complete(folder: Path, info: Mapping[str, Any]) -> None:
-    """Raise OmnixError where Diffusers or Transformers, by their `info` on the loading, would go on
-    with random weights for tensors that are missing or of another shape."""
-    lacking = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
-    if lacking:
-        raise OmnixError(
-            f"{folder} is incomplete: {len(lacking)} tensors are missing or of another shape "
-            f"({sorted(lacking)[0]}, ...); download it again."
-        )
+def _refuse(weights: Path, part: str, complaint: str) -> NoReturn:
+    raise OmnixError(f"{weights / part / _PARTS[part]} {complaint}; download it again.")
 
 
 def store_in_fp8(transformer: FluxTransformer2DModel) -> None:

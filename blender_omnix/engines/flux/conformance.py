@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 Shape = tuple[int | EllipsisType, ...] | EllipsisType
 
 TOLERANCE = 1e-4
+PANORAMA_KEY = "panorama_u8"
+_NAME = re.compile(r"[\w-]{1,64}", re.ASCII)
 AGREES, DIFFERS, NOTHING_COMPARED = 0, 1, 2
 
 
@@ -119,13 +122,15 @@ class Recording:
 
 def read(folder: Path) -> Recording:
     """Parse `conformance.json`. Raises OmnixError when it is missing or lacks a parameter."""
+    from .pipeline import MAX_STEPS
+
     file = folder / "conformance.json"
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
 
-        def whole(key: str, least: int = 1) -> int:
+        def whole(key: str, least: int = 1, most: float = math.inf) -> int:
             value = values[key]
-            if type(value) is not int or value < least:
+            if type(value) is not int or not least <= value <= most:
                 raise ValueError(f"{key} is {value!r}")
             return value
 
@@ -133,17 +138,28 @@ def read(folder: Path) -> Recording:
             folder=folder,
             height=whole("height"),
             width=whole("width"),
-            steps=whole("num_inference_steps"),
+            steps=whole("num_inference_steps", most=MAX_STEPS),
             guidance=float(values["guidance_scale"]),
             wrap_columns=whole("blend_extend", 0),
             rank=whole("rank"),
             modules=whole("modules_per_adapter"),
-            tasks={str(task): tuple(names) for task, names in values["tasks"].items()},
+            tasks={task: _adapters(task, names) for task, names in values["tasks"].items()},
         )
     except OSError:
         raise OmnixError(f"{file} cannot be read; choose a recorded set.") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OmnixError(f"{file} is no description of a recorded set ({error!r}).") from None
+
+
+def _adapters(task: str, names: object) -> tuple[str, ...]:
+    """A task's adapters. Names become parts of paths: raises ValueError for any that cannot be."""
+    if (
+        not isinstance(names, list)
+        or not all(isinstance(name, str) and _NAME.fullmatch(name) for name in (task, *names))
+        or not 2 <= len(names) == len(set(names))
+    ):
+        raise ValueError(f"the adapters of {task!r:.80} are {names!r:.80}")
+    return tuple(names)
 
 
 class Runner:
@@ -161,7 +177,7 @@ class Runner:
         inputs = _tensors(
             recording.folder / "inputs.safetensors",
             {
-                "panorama_u8": (*size, 3),
+                PANORAMA_KEY: (*size, 3),
                 prompt.TOKENS_KEY: (1, ..., ...),
                 prompt.POOLED_KEY: (1, ...),
             },
@@ -186,7 +202,7 @@ class Runner:
             recording.guidance,
         )
         self._images = {
-            "rgb": conditions.rgb(inputs["panorama_u8"].numpy() / np.float32(255)),
+            "rgb": conditions.rgb(inputs[PANORAMA_KEY].numpy() / np.float32(255)),
             "camray": conditions.camera_rays(*size),
         }
 
@@ -249,7 +265,11 @@ class Runner:
 
 
 def _tensors(file: Path, shapes: Mapping[str, Shape]) -> dict[str, torch.Tensor]:
-    """Tensors of a file, each of its shape; `...` stands for any size, or any shape."""
+    """Tensors of a file, each of its shape; `...` stands for any size, or any shape.
+
+    The panorama is of bytes, all others of floats, and come in float32.
+    """
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -260,14 +280,16 @@ def _tensors(file: Path, shapes: Mapping[str, Shape]) -> dict[str, torch.Tensor]
     if missing := [key for key in shapes if key not in tensors]:
         raise OmnixError(f"{file} lacks {', '.join(missing)}")
     for key, shape in shapes.items():
-        found = tuple(tensors[key].shape)
+        kind, found = tensors[key].dtype, tuple(tensors[key].shape)
+        if not (kind == torch.uint8 if key == PANORAMA_KEY else kind.is_floating_point):
+            raise OmnixError(f"{key} in {file} holds {kind}, which it cannot be recorded in")
         if shape is not ... and (
             len(found) != len(shape)
             or any(size not in (..., have) for size, have in zip(shape, found, strict=True))
         ):
             wanted = ", ".join("any" if size is ... else str(size) for size in shape)
             raise OmnixError(f"{key} in {file} is {list(found)}, not [{wanted}]")
-    return tensors
+    return {key: tensors[key] if key == PANORAMA_KEY else tensors[key].float() for key in shapes}
 
 
 def _largest(result: torch.Tensor, recorded: torch.Tensor) -> float:

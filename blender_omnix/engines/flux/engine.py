@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import itertools
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +14,9 @@ import numpy as np
 import torch
 
 from ...adapters import find, report
+from ...adapters.fingerprint import fingerprint
+from ...adapters.loading import lacks_memory
 from ...errors import Cancelled, OmnixError
-from ...maps import sha256
 from ...panorama import resample
 from . import autoencoder, components, conditions, pipeline, prompt, readout
 from .sampler import Sampler
@@ -31,8 +31,12 @@ if TYPE_CHECKING:
 MAX_HEIGHT = 720
 MIN_HEIGHT = 64
 MULTIPLE = 16
+# Torch has names for more, such as meta, that compute nothing or want another torch.
+DEVICES = ("cpu", "cuda", "mps", "xpu")
 # Share of normals facing away that is told; the noise of a sound map stays far below.
 MANY_AWAY = 0.25
+
+_Stamp = tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class FluxEngine:
     OmniX adapters, in any layout `adapters.find` knows. Adapters are injected when a map first
     needs them and stay. `height` caps the network's panorama, `camera_rays` takes the normals that
     are also conditioned on the ray directions, `fp8` stores the transformer in 8 bits (adapters and
-    modulation excepted), `device` is one of torch's, by default the best there is.
+    modulation excepted), `device` is one of torch's for DEVICES, by default the best there is.
     """
 
     name = "flux"
@@ -77,8 +81,11 @@ class FluxEngine:
             raise OmnixError(
                 f"The network height {height} is not between {MIN_HEIGHT} and {MAX_HEIGHT}."
             )
-        if steps < 1:
-            raise OmnixError(f"{steps} sampling steps are too few; 28 are usual.")
+        if not 1 <= steps <= pipeline.MAX_STEPS:
+            raise OmnixError(
+                f"{steps} sampling steps are not between 1 and {pipeline.MAX_STEPS}; "
+                f"{pipeline.STEPS} are usual."
+            )
         self.weights = Path(weights)
         self.root = Path(adapters)
         self.device = device
@@ -89,15 +96,20 @@ class FluxEngine:
         self._loaded: _Loaded | None = None
         self._entries: dict[str, list[dict[str, Any]]] = {}
         self._used: list[str] = []
+        self._seen: dict[str, Path] = {}  # files of the adapters that are loaded, by fingerprint
+        self._stamps: dict[Path, _Stamp] = {}  # of all files that were read
         self._away = 0.0  # share of the last normals that had to be turned round
 
     def load(self, progress: Callable[[str, float], None]) -> None:
-        """Read the weights; does nothing when that is done. Adapters follow when maps are known.
+        """Read the weights; does nothing when that is done and the files that were read, adapters
+        too, are as they were. Adapters follow when maps are known.
 
         Raises OmnixError naming the file that is missing or damaged, or a folder without adapters.
         """
         if self._loaded is not None:
-            return
+            if all(_stamp(file) == stamp for file, stamp in self._stamps.items()):
+                return
+            self.unload()
         components.check(self.weights)
         if not self.root.is_dir():
             raise OmnixError(f"{self.root} is no folder; choose the root of the OmniX adapters.")
@@ -108,14 +120,17 @@ class FluxEngine:
         progress("Loading Prompt", 0.0)
         with _out_of_memory():
             embeddings = prompt.load(self.weights, device)
+        # Encoding the prompt writes its cache.
+        read = [*components.files(self.weights), self.weights / prompt.CACHE]
+        self._stamps = {file: _stamp(file) for file in read}
         progress("Loading FLUX", 0.1)
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        parts = components.load(self.weights, dtype)
-        # Before the move: the modulation's weights stay behind, and fp8 halves what is moved.
-        sampler = Sampler(parts, embeddings)
-        if self.fp8:
-            components.store_in_fp8(parts.transformer)
         with _out_of_memory():
+            parts = components.load(self.weights, dtype)
+            # Before the move: the modulation's weights stay behind, and fp8 halves what is moved.
+            sampler = Sampler(parts, embeddings)
+            if self.fp8:
+                components.store_in_fp8(parts.transformer)
             parts.transformer.to(device)
             parts.vae.to(device)
         self._loaded = _Loaded(device, parts.vae, sampler)
@@ -124,7 +139,7 @@ class FluxEngine:
     def unload(self) -> None:
         """Give the memory back."""
         self._loaded = None
-        self._entries, self._used = {}, []
+        self._entries, self._used, self._seen, self._stamps = {}, [], {}, {}
         # The transformer and its hooks refer to one another.
         gc.collect()
         if torch.cuda.is_available():
@@ -174,6 +189,7 @@ class FluxEngine:
             self._used = tasks
             small = resample.shrink(panorama, height, width)
             target, clean = _latents(loaded, small, tasks, seed)
+            self._require_numbers("vae", *clean.values())
             for index, task in enumerate(tasks):
 
                 def on_step(step: int, index: int = index, task: str = task) -> None:
@@ -189,35 +205,45 @@ class FluxEngine:
                     on_step=on_step,
                     on_block=stop_if_cancelled,
                 )
+                self._require_numbers("transformer", sampled)
                 decoded = autoencoder.decode(loaded.vae, sampled)
+                self._require_numbers("vae", decoded)
                 image = decoded[0].permute(1, 2, 0).cpu().numpy()
-                if not np.isfinite(image).all():
-                    raise OmnixError(
-                        f"FLUX gave no numbers for {TASKS[task].title}: it may have overflowed at "
-                        "reduced precision; try another device, or leave 8-bit weights out."
-                    )
                 maps_of_task = readout.read(task, image)
                 if "normal" in maps_of_task:
                     self._away = readout.facing_away(image)
                 result |= maps_of_task
         return result
 
+    def _require_numbers(self, part: str, *results: torch.Tensor) -> None:
+        """Raise OmnixError naming the part whose results are not finite."""
+        if all(result.isfinite().all() for result in results):
+            return
+        help_ = "download it again"
+        # The autoencoder computes in 32 bits everywhere, the transformer on the CPU alone.
+        if part == "transformer" and self.fp8:
+            help_ = "it may have overflowed in 8-bit weights: leave them out"
+        elif part == "transformer" and self._loaded and self._loaded.device.type != "cpu":
+            help_ = "it may have overflowed in bfloat16: try the device cpu"
+        raise OmnixError(f"{self.weights / part} gave no finite numbers; {help_}.")
+
     def _add(self, sampler: Sampler, task: str) -> None:
         """Inject, verify and measure a task's adapters, once."""
         if task in self._entries:
             return
         files = find.task_files(self.root, task)
-        for file in files.values():
-            digest = sha256(file)
-            for entry in itertools.chain.from_iterable(self._entries.values()):
-                if entry["sha256"] == digest:
-                    # Either may be the wrong one, and it is in the transformer.
-                    self.unload()
-                    raise OmnixError(
-                        f"The adapters {file} and {entry['file']} are one and the same; download "
-                        "both again."
-                    )
+        stamps = {file: _stamp(file) for file in files.values()}
         added = sampler.add(task, files)
+        self._stamps |= stamps
+        for injected, _ in added.values():
+            file = injected.inspection.file
+            other = self._seen.setdefault(fingerprint(injected.inspection), file)
+            if other != file:
+                # Either may be the wrong one, and both are in the transformer.
+                self.unload()
+                raise OmnixError(
+                    f"The adapters {file} and {other} are one and the same; download both again."
+                )
         self._entries[task] = [
             report.entry(task, replace(injected, name=name), effect)
             for name, (injected, effect) in added.items()
@@ -246,14 +272,28 @@ def _latents(
     return target.to(loaded.device), clean
 
 
+def _stamp(file: Path) -> _Stamp:
+    """Size and time by which a file is taken for the one that was read; None where it is gone."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 @contextlib.contextmanager
 def _out_of_memory() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
-        # CUDA has a class for it, Metal only says so.
-        if "out of memory" not in str(error):
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not lacks_memory(error):
             raise
+        # So say CUDA and Metal; torch on the CPU has other words.
+        if "out of memory" not in str(error):
+            raise OmnixError(
+                "This computer has too little memory for FLUX; close other programs, or use a "
+                "smaller network height."
+            ) from error
         # Metal has no 8-bit floats.
         help_ = "" if "MPS" in str(error) else "8-bit weights or "
         raise OmnixError(
@@ -278,8 +318,10 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, ImportError):
+        device = None
+    if device is None or device.type not in DEVICES:
         raise OmnixError(
-            f"This computer has no device {name} that torch can use; leave the device empty."
-        ) from None
+            f"This computer has no device {name} that FLUX can use; leave the device empty."
+        )
     return device

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .prompt import Prompt
 
 STEPS = 28
+MAX_STEPS = 1000  # as many as the network was trained at
 GUIDANCE = 3.5
 # Latent columns appended on the right while denoising.
 WRAP_COLUMNS = 6

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ...adapters.header import read_header
+from ...adapters.loading import reading, require_complete
 from ...errors import OmnixError
-from .components import reading, require_complete
 
 TEXT = "[EQUIRECTANGULAR]"
 CACHE = "prompt_embeds.safetensors"
@@ -67,8 +67,8 @@ def read(file: Path) -> Prompt:
         prompt = None
     if prompt is None or not (_sound(prompt.tokens, 3) and _sound(prompt.pooled, 2)):
         raise OmnixError(
-            f"{file} does not hold {TOKENS_KEY} (1, T, C) and {POOLED_KEY} (1, P); delete it to "
-            "have the prompt encoded again."
+            f"{file} does not hold {TOKENS_KEY} (1, T, C) and {POOLED_KEY} (1, P), finite numbers "
+            "that are not all zero; delete it to have the prompt encoded again."
         )
     return prompt
 
@@ -79,6 +79,7 @@ def _sound(embedding: torch.Tensor, dimensions: int) -> bool:
         and len(embedding) == 1
         and embedding.is_floating_point()
         and bool(embedding.isfinite().all())
+        and bool(embedding.any())
     )
 
 
