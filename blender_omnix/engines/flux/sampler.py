@@ -67,7 +67,7 @@ class Sampler:
         injected = inject(self._transformer, names, dtype=self._transformer.dtype)
         try:
             measured = self._measure(list(names))
-            require(measured)
+            require(measured, names)
         except BaseException:
             remove(self._transformer, names)
             raise
