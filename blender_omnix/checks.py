@@ -115,7 +115,7 @@ def _albedo_copy(samples: _Samples) -> float | None:
     # Lamps are black in the albedo and clipped in the input, in a copy as in a good map.
     where = samples.surface & (samples.maps["albedo"].max(axis=-1) > 0)
     where &= samples.panorama.max(axis=-1) < 0.99
-    if samples.mean(where, np.ones_like(where)) is None or samples.even("albedo"):
+    if samples.mean(where, where) is None or samples.even("albedo"):
         return None
     albedo, source = samples.maps["albedo"][where], samples.panorama[where]
     return float(np.mean([_rank_correlation(albedo[:, c], source[:, c]) for c in range(3)]))
@@ -159,7 +159,7 @@ def _pbr_inverse(samples: _Samples) -> float | None:
 def _luminance(name: str) -> Callable[[_Samples], float | None]:
     def measure(samples: _Samples) -> float | None:
         where = samples.surface
-        if samples.even(name):
+        if samples.mean(where, where) is None or samples.even(name):
             return None
         return abs(_rank_correlation(samples.maps[name][where], samples.luminance[where]))
 

@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = int(args.run(args))
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except OmnixError as error:
         print(error, file=sys.stderr)
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif error.errno in (errno.ENOSPC, errno.EFBIG, errno.EIO):
             _drop_output()
             print(
-                f"The output cannot be written ({error.strerror}); send it elsewhere.",
+                f"What is to be printed cannot be written ({error.strerror}); send it elsewhere.",
                 file=sys.stderr,
             )
         else:

@@ -25,6 +25,10 @@ Progress = Callable[[str, float], None]
 # with size, and a 8192-wide set is never held in memory at once.
 _CHECK_HEIGHT = 512
 
+# Of what the engine is shown: encoded values that are black or white to the eye, and the share of
+# the sphere above which they are told.
+_BLACK, _WHITE, _BLANK = 0.01, 0.99, 0.95
+
 # Where the wait is spent, as the fraction of the whole at which each stage ends. Prediction
 # dominates with the slow engine, saving with the fast one; these serve both.
 _READ, _PREDICTED, _SAVED = 0.05, 0.6, 0.98
@@ -122,10 +126,12 @@ def extract(
     with maps.MapSetWriter(out) as writer:
         stages.enter("Reading", 0.0)
         source, linear, notes = _read(Path(file), settings)
+        done = list(notes)
         digest = maps.sha256(file)
         encoded, stops = tonemap.expose(
             linear, settings.exposure, display_referred=not source.linear
         )
+        notes += _blankness(Path(file), encoded)
 
         stages.enter("Loading Engine", _READ)
         engine = engine or engines.create(settings.engine, settings.options)
@@ -145,8 +151,7 @@ def extract(
         factor, note = _metric_factor(prediction, settings.camera_height)
         notes += note + engine.warnings(settings.maps)
 
-        # A float file may as well hold a picture of limited range.
-        is_hdr = source.linear and float(linear.max()) > 1.0
+        is_hdr = source.linear and not emitters.is_clipped(linear)
         small = _write_maps(
             writer, stages, linear, encoded, prediction, factor, settings.maps, is_hdr
         )
@@ -162,7 +167,7 @@ def extract(
         report = {
             "engine": engine.name,
             "versions": _versions(),
-            "source": _describe(Path(file), digest, source, stops),
+            "source": _describe(Path(file), digest, source, stops) | {"done": done},
             "settings": asdict(settings),
             "size": [encoded.shape[1], encoded.shape[0]],
             "adapters": engine.adapters(),
@@ -197,6 +202,24 @@ def _read(file: Path, settings: Settings) -> tuple[images.Panorama, np.ndarray, 
     except OmnixError as error:
         raise OmnixError(f"{file} {error}.") from None
     return source, linear, notes + repairs
+
+
+def _blankness(file: Path, encoded: np.ndarray) -> list[str]:
+    """A note where the engine is shown next to nothing but black or white.
+
+    Raises OmnixError where it is shown nothing else at all.
+    """
+    weight = frames.solid_angles(*encoded.shape[:2])
+    black, white = encoded.max(axis=-1) <= _BLACK, encoded.min(axis=-1) >= _WHITE
+    share = float(((black | white).mean(axis=1) * weight).sum() / weight.sum())
+    if share == 1.0:
+        raise OmnixError(f"{file} is all black and white at this exposure; choose another.")
+    if share <= _BLANK:
+        return []
+    return [
+        f"At this exposure {100 * share:.0f} % of the picture are black or white, where maps are "
+        "guesses."
+    ]
 
 
 def _wanted(requested: Collection[str], engine: Engine) -> tuple[str, ...]:
@@ -363,7 +386,6 @@ def _describe(file: Path, digest: str, source: images.Panorama, stops: float) ->
         "size": [source.width, source.height],
         "linear": source.linear,
         "exposure_stops": round(float(stops), 4),
-        "done": list(source.notes),
     }
 
 

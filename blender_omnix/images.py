@@ -57,7 +57,18 @@ def read_panorama(path: Path | str, max_width: int | None = None) -> Panorama:
             clean.check_size(spec.width, spec.height)
         except OmnixError as error:
             raise OmnixError(f"{path} {error}.") from None
-        height = min(spec.width // 2, spec.height, (max_width or spec.width) // 2)
+        whole = min(spec.width // 2, spec.height)
+        height = min(whole, (max_width or spec.width) // 2)
+        if (spec.width, spec.height) != (2 * whole, whole):
+            notes.append(
+                f"The image is {spec.width} x {spec.height}; it was brought to twice as wide as "
+                "high."
+            )
+        if (spec.width, spec.height) != (spec.full_width, spec.full_height):
+            notes.append(
+                f"The image holds {spec.width} x {spec.height} pixels of a picture of "
+                f"{spec.full_width} x {spec.full_height}; they were taken as the whole panorama."
+            )
         if spec.nchannels < 3:
             notes.append("The image is grey; its three colour channels were taken as equal.")
         if spec.alpha_channel >= 0:

@@ -36,6 +36,18 @@ def run(maps: dict[str, np.ndarray]) -> dict[str, dict]:
     return {entry["name"]: entry for entry in checks.check(maps, panorama)}
 
 
+@pytest.mark.parametrize("few", [0, 4])
+def test_a_handful_of_pixels_gives_no_verdict(few):
+    clipped = good()
+    keep = np.zeros(clipped["picture"].shape[:2], bool)
+    keep.flat[: few * 1000 : 1000] = True
+    clipped["picture"] = np.where(keep[..., None], clipped["picture"], 1.0).astype(np.float32)
+    assert "albedo_copy" not in run(clipped)
+    sky = good()
+    sky["depth"] = np.where(keep, sky["depth"], 0.0).astype(np.float32)
+    assert not {"roughness_luminance", "metallic_luminance"} & run(sky).keys()
+
+
 def failed(maps: dict[str, np.ndarray]) -> set[str]:
     return {name for name, entry in run(maps).items() if not entry["passed"]}
 

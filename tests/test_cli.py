@@ -115,7 +115,15 @@ def test_output_that_cannot_be_written_is_a_sentence(path):
         )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("The output cannot be written (No space left")
+    assert done.stderr.splitlines()[-1].startswith("What is to be printed cannot be")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="closes its output in a shell")
+def test_closed_output_causes_no_traceback():
+    weights = "blender_omnix/engines/compact/weights"
+    command = " ".join([*RUN, "adapters", "check", weights, ">&-"])
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_reader_that_leaves_early_causes_no_traceback():

@@ -210,6 +210,26 @@ def test_a_picture_of_limited_range_in_a_float_file_emits_where_it_is_clipped(tm
     assert maps.load(tmp_path / "out", ("emission",))["emission"][22:28, 44:56].min() > 0.9
 
 
+@pytest.mark.parametrize("unit", [1e-5, 1.0])
+def test_lamps_emit_in_whatever_unit_radiance_is(tmp_path, unit):
+    radiance = box_room(128)["picture"] * 0.3
+    radiance[20:24, 40:44] = np.linspace(2e3, 8e3, 16).reshape(4, 4, 1)
+    images.write(tmp_path / "room.exr", radiance * unit, "float")
+    run(tmp_path / "room.exr", tmp_path / "out")
+    lamp = maps.load(tmp_path / "out", ("emission",))["emission"][20:24, 40:44]
+    np.testing.assert_allclose(lamp, radiance[20:24, 40:44] * unit, rtol=1e-4)
+
+
+def test_what_is_black_or_white_at_an_exposure_is_told_or_refused(tmp_path, source):
+    with pytest.raises(OmnixError, match="is all black and white at this exposure"):
+        run(source, tmp_path / "out", exposure=20.0)
+    radiance = np.zeros((64, 128, 3), np.float32)
+    radiance[30, 60] = 1.0
+    images.write(tmp_path / "spark.exr", radiance, "float")
+    report = run(tmp_path / "spark.exr", tmp_path / "out")
+    assert any("% of the picture are black or white" in note for note in report["warnings"])
+
+
 def test_a_map_the_engine_cannot_make_is_refused(tmp_path, source):
     with pytest.raises(OmnixError, match="makes no semantic map"):
         run(source, tmp_path / "out", maps=("albedo", "semantic"))

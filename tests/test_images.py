@@ -159,6 +159,20 @@ def test_a_data_window_may_begin_anywhere(tmp_path, ramp, first):
     assert np.array_equal(source.pixels, ramp)
 
 
+def test_what_a_picture_is_a_part_of_is_told(tmp_path, ramp):
+    height, width = ramp.shape[:2]
+    path = save_layers(tmp_path / "a.exr", {"": ramp}, full_width=2 * width, full_height=2 * height)
+    (note,) = images.read_panorama(path).notes
+    assert f"{width} x {height} pixels of a picture of {2 * width} x {2 * height}" in note
+
+
+def test_a_picture_that_is_not_quite_twice_as_wide_is_told(tmp_path):
+    images.write(tmp_path / "a.exr", np.random.default_rng(0).random((32, 66, 3)), "float")
+    source = images.read_panorama(tmp_path / "a.exr")
+    assert source.pixels.shape == (32, 64, 3)
+    assert source.notes == ("The image is 66 x 32; it was brought to twice as wide as high.",)
+
+
 def test_tiles_are_read_as_rows_are(tmp_path):
     """600 rows of tiles of 48: the bands of rows end where tiles do, and the picture does not."""
     noise = np.random.default_rng(0).random((600, 1200, 3)).astype(np.float32)

@@ -344,6 +344,7 @@ def test_garbage_on_stdin_is_answered_and_survived(panorama, tmp_path):
         b'{"type":"extract","job":"0"}\n',
         b'{"type":"extract","job":"0","file":"","out":"","settings":{},"renews":{"map":""}}\n',
         b'{"type":"cancel"}\n',
+        b"[" * 100_000 + b"\n",
         b'{"type":"cancel","job":"unheard of"}\n',
         protocol.encode(
             {
@@ -379,9 +380,26 @@ def test_garbage_on_stdin_is_answered_and_survived(panorama, tmp_path):
         worker.kill()
         worker.stdin.close()
     failed = [event for event in events() if event["type"] == "failed"]
-    assert [event["job"] for event in failed] == [None] * 8
+    assert [event["job"] for event in failed] == [None] * 9
     assert "unknown message 'dance'" in failed[4]["message"]
     assert "done" in [event["type"] for event in events()]
+
+
+def test_a_full_disk_does_not_leave_the_worker_deaf(tmp_path, monkeypatch):
+    from blender_omnix.worker import server
+
+    def full(**_):
+        raise OSError(28, "No space left on device")
+
+    worker, left = server.Worker(tmp_path, 600), []
+    worker._commands, sent = os.pipe()
+    monkeypatch.setattr(worker._events, "send", full)
+    monkeypatch.setattr(worker, "_leave", lambda: left.append(list(worker._queue)))
+    os.write(sent, b'garbage\n{"type":"unload"}\n')
+    os.close(sent)
+    worker._read_commands()
+    os.close(worker._commands)
+    assert left == [[{"type": "unload"}]]
 
 
 def test_a_python_that_is_not_there_is_named(tmp_path):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What makes a collection a place. Apart from `build.place`, which imports numpy, since panels ask
-this even where there is none."""
+"""What makes a collection a place, and which one is at hand.
+
+Apart from `build.place`, which imports numpy, since panels ask this even where there is none.
+"""
 
 from __future__ import annotations
 
@@ -22,3 +24,10 @@ def is_place(collection: bpy.types.Collection) -> bool:
         return False
     parts = (item for item in collection[BUILT].values() if item is not None)
     return not any(item.library or item.override_library for item in (collection, *parts))
+
+
+def active(context: bpy.types.Context) -> bpy.types.Collection | None:
+    """The place that the panel shows: that of the active object, else the scene's first."""
+    of_object = context.object.users_collection if context.object is not None else ()
+    candidates = (*of_object, *context.scene.collection.children_recursive)
+    return next(filter(is_place, candidates), None)

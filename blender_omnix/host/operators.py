@@ -299,8 +299,16 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
         options={"SKIP_SAVE"},
     )
     # Of a linked datablock and one of the file the names may be the same.
-    image_uid: bpy.props.IntProperty(options={"HIDDEN", "SKIP_SAVE"})
-    world_uid: bpy.props.IntProperty(options={"HIDDEN", "SKIP_SAVE"})
+    image_uid: bpy.props.IntProperty(
+        name="Panorama's Identity",
+        description="The session_uid of the image, instead of its name",
+        options={"HIDDEN", "SKIP_SAVE"},
+    )
+    world_uid: bpy.props.IntProperty(
+        name="World's Identity",
+        description="The session_uid of the world, instead of its name",
+        options={"HIDDEN", "SKIP_SAVE"},
+    )
     camera_height: properties.camera_height_property("SKIP_SAVE")
     build: properties.build_property("SKIP_SAVE")
 

@@ -15,7 +15,7 @@ import bpy
 from .. import maps
 from ..errors import OmnixError
 from . import job, operators, paths, renewal, source
-from .identity import is_built, is_place
+from .identity import active, is_built, is_place
 
 MODES = (
     ("ORIGINAL", "Original Light", "The panorama's own light, unlit: true to the photograph"),
@@ -43,13 +43,6 @@ def _advice(linked: bpy.types.Collection) -> str:
         f" {linked.name} is linked from another file: change it there, append it, or make all of "
         "it local."
     )
-
-
-def active(context: bpy.types.Context) -> bpy.types.Collection | None:
-    """The place that the panel shows: that of the active object, else the scene's first."""
-    of_object = context.object.users_collection if context.object is not None else ()
-    candidates = (*of_object, *context.scene.collection.children_recursive)
-    return next(filter(is_place, candidates), None)
 
 
 class _PlaceOperator:

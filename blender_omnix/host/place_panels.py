@@ -7,6 +7,7 @@ import bpy
 
 from .. import maps
 from . import place_operators as operators
+from .identity import active
 from .panels import sentence
 
 
@@ -17,7 +18,7 @@ class _PlacePanel:
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        return operators.active(context) is not None
+        return active(context) is not None
 
 
 class OMNIX_PT_place(_PlacePanel, bpy.types.Panel):
@@ -27,7 +28,7 @@ class OMNIX_PT_place(_PlacePanel, bpy.types.Panel):
         from .build import place
 
         layout = self.layout
-        collection = operators.active(context)
+        collection = active(context)
         row = layout.row(align=True)
         row.label(text=place.name_of(collection), icon="OUTLINER_COLLECTION")
         row.operator("omnix.mark_asset", text="", icon="ASSET_MANAGER")
@@ -67,7 +68,7 @@ class OMNIX_PT_place_geometry(_PlacePanel, bpy.types.Panel):
         layout = self.layout
         layout.use_property_split = True
         layout.use_property_decorate = False
-        collection = operators.active(context)
+        collection = active(context)
         stand_in = place.part(collection, "preview")
         if stand_in is None:
             row = layout.row(align=True)
@@ -101,7 +102,7 @@ class OMNIX_PT_place_maps(_PlacePanel, bpy.types.Panel):
         from .build import place
 
         layout = self.layout
-        collection = operators.active(context)
+        collection = active(context)
         column = layout.column(align=True)
         shown = place.shown_map(collection)
         there = place.maps_of(collection)

@@ -13,6 +13,7 @@ import bpy
 from .. import maps
 from ..errors import OmnixError
 from . import paths
+from .identity import active
 
 _WIDTH = 700  # of the popup, in pixels at a UI scale of 1
 
@@ -21,7 +22,6 @@ def current_folder(context: bpy.types.Context) -> Path | None:
     """The map set extracted or loaded last in this scene; where it is not there, since the file was
     saved elsewhere for one, that of the place at hand."""
     from .build import place
-    from .place_operators import active
 
     if not context.scene.omnix.folder:
         return None

@@ -23,9 +23,25 @@ SURE = 32.0  # times white
 SHARP = 1.0  # octaves of radiance lost within two pixels of a 512 x 256 panorama
 OUTLINE = 0.3  # least share of a region's outline that is sharp
 CLIPPED = 0.98  # sRGB-encoded luminance of a picture of limited range
+PLATEAU = 1e-4  # share of the pixels that are as bright as the brightest, in a clipped picture
+CONTRAST = 50.0  # of the brightest pixel to the median, that no clipped picture reaches
 ALBEDO = 0.4  # mean linear albedo of a neighbourhood where none is predicted
 LEVEL = 0.7  # upward component of the normal above which a surface below the horizon is ground
 _NEAR = 20.0  # degrees, standard deviation of the neighbourhood
+
+
+def is_clipped(linear: np.ndarray) -> bool:
+    """Whether linear values (H, W, 3) of a float file are a picture of limited range.
+
+    Such a picture ends at 1, and is clipped there over some area, or has nothing that is far
+    brighter than the rest. Radiance may be in any unit: that all of it is below 1 says nothing.
+    """
+    strongest = linear.max(axis=-1)
+    white = float(strongest.max())
+    if white > 1.0:
+        return False
+    plateau = float((strongest > 0.999 * white).mean())
+    return plateau > PLATEAU or white < CONTRAST * float(np.median(strongest))
 
 
 def emission(

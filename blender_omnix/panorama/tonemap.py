@@ -45,7 +45,7 @@ def expose_with(linear: np.ndarray, stops: float, white: float = WHITE) -> np.nd
     """
     if white < 1.0:
         raise ValueError(f"white must be at least 1, not {white}")
-    gain = 2.0**stops
+    gain = 2.0 ** min(stops, 126.0)  # as large as a float32 can be
     # Capped before the gain is applied: the product may not fit a float32.
     cap, gain = np.float32(white / gain), np.float32(gain)
     return _banded(lambda band: _encode(_shoulder(np.minimum(band, cap) * gain, white)), linear)

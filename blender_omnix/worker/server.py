@@ -8,6 +8,7 @@ listens on a port, and the end of stdin ends the process.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import gc
@@ -217,17 +218,26 @@ class Worker:
 
     def _read_commands(self) -> None:
         lines = LineBuffer()
-        # Not sys.stdin: its lock, held in a blocked read, would break the interpreter's shutdown.
-        while data := os.read(self._commands, 1 << 16):
-            for line in lines.feed(data):
-                try:
-                    self._take(decode(line))
-                except (ValueError, KeyError, TypeError) as error:
-                    message = f"The worker was sent something it cannot read ({_describe(error)})."
-                    self._events.send(type="failed", job=None, message=message)
-            if self._closing:
-                break
-        self._leave()
+        try:
+            # Not sys.stdin: its lock, held in a blocked read, would break the interpreter's
+            # shutdown.
+            while data := os.read(self._commands, 1 << 16):
+                for line in lines.feed(data):
+                    self._obey(line)
+                if self._closing:
+                    break
+        finally:
+            # Whatever ends the reader ends the process, which would be deaf.
+            self._leave()
+
+    def _obey(self, line: bytes) -> None:
+        # On a full disk nothing can be said; what comes next is done all the same.
+        with contextlib.suppress(OSError):
+            try:
+                self._take(decode(line))
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                message = f"The worker was sent something it cannot read ({_describe(error)})."
+                self._events.send(type="failed", job=None, message=message)
 
     def _take(self, message: Message) -> None:
         kind = message["type"]
