@@ -80,7 +80,7 @@ def read_panorama(path: Path | str, max_width: int | None = None) -> Panorama:
                 f"The file is called {path.suffix} but holds a {source.format_name()} picture; its "
                 "values were taken as encoded, with light of limited range."
             )
-        pixels, flaws = _read_colour(source, path, channels, height)
+        pixels, flaws = _read_colour(source, path, channels, height, encoded=not linear)
     finally:
         source.close()
     return Panorama(pixels, linear, spec.width, spec.height, flaws, tuple(notes))
@@ -167,12 +167,13 @@ def _few_channels(spec: Any, path: Path) -> list[int]:
 
 
 def _read_colour(
-    source: Any, path: Path, channels: list[int], height: int
+    source: Any, path: Path, channels: list[int], height: int, *, encoded: bool
 ) -> tuple[np.ndarray, clean.Flaws]:
     """Channels as (height, 2 height, 3) float32 and their flaws, rows read in bands.
 
-    Where the picture is reduced, what is not a finite number takes no part and negative values are
-    0, so that one bad pixel spoils no others.
+    Where the picture is reduced it keeps its mean radiance, also where its values are `encoded`;
+    what is not a finite number takes no part and negative values are 0, so that one bad pixel
+    spoils no others.
     """
     spec = source.spec()
     width = 2 * height
@@ -192,11 +193,11 @@ def _read_colour(
         band = band[..., channels]
         flaws += clean.Flaws.of(band)
         if spec.width != width:
-            band = _shrink(band, bottom - top, width)
+            band = _shrink(band, bottom - top, width, encoded=encoded)
         bands.append(band)
     pixels = np.concatenate(bands)
     if pixels.shape[0] != height:
-        pixels = _shrink(pixels, height, width)
+        pixels = _shrink(pixels, height, width, encoded=encoded)
     return pixels, flaws
 
 
@@ -211,8 +212,11 @@ def _read_band(source: Any, spec: Any, top: int, bottom: int) -> Any:
     return source.read_scanlines(first, last, spec.z, 0, spec.nchannels, "float")
 
 
-def _shrink(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """`resample.shrink` over the finite pixels, none below 0; NaN where there are none."""
+def _shrink(pixels: np.ndarray, height: int, width: int, *, encoded: bool) -> np.ndarray:
+    """`resample.shrink` of radiance over the finite pixels, none below 0; NaN where there are
+    none. Values that are `encoded` are sRGB and stay so."""
+    if encoded:
+        return tonemap.srgb_encode(resample.shrink(tonemap.srgb_decode(pixels), height, width))
     sound = np.isfinite(pixels).all(axis=-1, keepdims=True)
     if sound.all():
         return resample.shrink(np.maximum(pixels, 0.0), height, width)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from blender_omnix import images
 from blender_omnix.errors import OmnixError
+from blender_omnix.panorama import tonemap
 
 
 @pytest.fixture
@@ -157,6 +158,16 @@ def test_of_several_unnamed_pictures_none_is_guessed(tmp_path, ramp):
 def test_a_data_window_may_begin_anywhere(tmp_path, ramp, first):
     source = images.read_panorama(save_layers(tmp_path / "a.exr", {"": ramp}, y=first))
     assert np.array_equal(source.pixels, ramp)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".exr"])
+def test_a_reduced_picture_keeps_its_radiance(tmp_path, suffix):
+    lines = np.zeros((64, 128, 3), np.float32)
+    lines[:, ::2] = 1.0
+    images.write(tmp_path / f"a{suffix}", lines, "float" if suffix == ".exr" else "uint8")
+    source = images.read_panorama(tmp_path / f"a{suffix}", max_width=64)
+    radiance = source.pixels if source.linear else tonemap.srgb_decode(source.pixels)
+    np.testing.assert_allclose(radiance, 0.5, atol=1e-3)
 
 
 def test_what_a_picture_is_a_part_of_is_told(tmp_path, ramp):
