@@ -167,7 +167,7 @@ def extract(
         report = {
             "engine": engine.name,
             "versions": _versions(),
-            "source": _describe(Path(file), digest, source, stops) | {"done": done},
+            "source": _describe(Path(file), digest, source, stops, done),
             "settings": asdict(settings),
             "size": [encoded.shape[1], encoded.shape[0]],
             "adapters": engine.adapters(),
@@ -379,13 +379,16 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _describe(file: Path, digest: str, source: images.Panorama, stops: float) -> dict[str, Any]:
+def _describe(
+    file: Path, digest: str, source: images.Panorama, stops: float, done: list[str]
+) -> dict[str, Any]:
     return {
         "path": str(file.absolute()),
         "sha256": digest,
         "size": [source.width, source.height],
         "linear": source.linear,
         "exposure_stops": round(float(stops), 4),
+        "done": done,
     }
 
 

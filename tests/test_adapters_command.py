@@ -206,9 +206,14 @@ def test_an_unusable_base_is_a_sentence(capsys, tmp_path, config, words):
     assert words in err
 
 
+def own_base(folder):
+    """A copy of the tiny base in a folder; the file of its weights."""
+    shutil.copytree(MODEL / "transformer", folder / "transformer")
+    return folder / "transformer" / "diffusion_pytorch_model.safetensors"
+
+
 def test_a_truncated_base_is_a_sentence(capsys, tmp_path):
-    shutil.copytree(MODEL / "transformer", tmp_path / "transformer")
-    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = own_base(tmp_path)
     weights.write_bytes(weights.read_bytes()[:-100])
     code, out, err = run(capsys, "check", ADAPTER, "--base", tmp_path)
     assert (code, out) == (1, "")
@@ -216,8 +221,7 @@ def test_a_truncated_base_is_a_sentence(capsys, tmp_path):
 
 
 def test_a_base_that_is_not_finite_is_not_blamed_on_the_adapters(capsys, tmp_path):
-    shutil.copytree(MODEL / "transformer", tmp_path / "transformer")
-    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = own_base(tmp_path)
     tensors = load_file(weights)
     tensors["proj_out.weight"][0, 0] = torch.nan
     save_file(tensors, weights, {"format": "pt"})
@@ -230,14 +234,14 @@ def test_a_base_that_is_not_finite_is_not_blamed_on_the_adapters(capsys, tmp_pat
 
 
 def test_an_incomplete_base_is_a_sentence(capsys, tmp_path):
-    shutil.copytree(MODEL / "transformer", tmp_path / "transformer")
-    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = own_base(tmp_path)
     tensors = load_file(weights)
     del tensors["proj_out.weight"]
     save_file(tensors, weights, {"format": "pt"})
     code, out, err = run(capsys, "check", ADAPTER, "--base", tmp_path)
     assert (code, out) == (1, "")
     assert "is incomplete: 1 tensors are missing or of another shape (proj_out.weight" in err
+    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -249,8 +253,7 @@ def test_an_incomplete_base_is_a_sentence(capsys, tmp_path):
     ],
 )
 def test_a_base_that_its_config_does_not_describe_is_a_sentence(capsys, tmp_path, changes, words):
-    shutil.copytree(MODEL / "transformer", tmp_path / "transformer")
-    config = tmp_path / "transformer" / "config.json"
+    config = own_base(tmp_path).with_name("config.json")
     config.write_text(json.dumps(json.loads(config.read_text()) | changes))
     code, out, err = run(capsys, "check", ADAPTER, "--base", tmp_path)
     assert (code, out) == (1, "")
@@ -259,8 +262,7 @@ def test_a_base_that_its_config_does_not_describe_is_a_sentence(capsys, tmp_path
 
 def test_a_base_of_which_a_part_is_not_read_is_a_sentence(capsys, tmp_path):
     """Diffusers opens the file of the usual name alone."""
-    shutil.copytree(MODEL / "transformer", tmp_path / "transformer")
-    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = own_base(tmp_path)
     tensors = sorted(load_file(weights).items())
     save_file(dict(tensors[::2]), weights, {"format": "pt"})
     save_file(dict(tensors[1::2]), weights.with_name("other.safetensors"), {"format": "pt"})

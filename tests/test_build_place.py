@@ -1308,7 +1308,10 @@ def test_loading_the_maps_again_keeps_the_panorama_that_a_place_was_given(
     assert build.place.source_of(collection) == image
 
 
-def test_of_places_of_one_name_that_of_the_maps_is_meant(blender, build, room_folder, tmp_path):
+def test_of_places_of_one_name_that_of_the_maps_is_meant(
+    blender, build, host, room_folder, tmp_path
+):
+    destination = host("destination")
     other = tmp_path / "other"
     box_room.save(other, box_room.room(64))
     first = make(blender, build, room_folder)
@@ -1321,6 +1324,10 @@ def test_of_places_of_one_name_that_of_the_maps_is_meant(blender, build, room_fo
         assert build.place.part(meant, "map_albedo").filepath == str(file)
     assert build.place.folder_of(first) == room_folder
     assert build.place.folder_of(second) == other
+    build.place.replace_map(first, "roughness", other / "roughness.png")
+    noted = {folder: destination.kept_and_lost("room", folder) for folder in (room_folder, other)}
+    assert "keeps your own albedo, roughness" in noted[room_folder][0]
+    assert "roughness" not in noted[other][0]
 
 
 def test_a_file_that_was_saved_on_windows_finds_its_maps(blender, host, build, tmp_path):

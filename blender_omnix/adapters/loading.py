@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
+from diffusers.utils import logging
 from safetensors import SafetensorError
 
 from ..errors import OmnixError
@@ -67,7 +68,7 @@ def load_model(model_class, folder: Path, dtype: torch.dtype):
 
     Raises OmnixError where it cannot be read or its tensors are not those of its config.json.
     """
-    with reading(folder):
+    with reading(folder), _quiet():
         model, info = model_class.from_pretrained(
             folder,
             torch_dtype=dtype,
@@ -82,6 +83,17 @@ def load_model(model_class, folder: Path, dtype: torch.dtype):
             f"({unused[0]}, ...); download it again."
         )
     return model.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Diffusers' log lines on what we refuse in a sentence."""
+    earlier = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(earlier)
 
 
 def load_transformer(folder: Path, dtype: torch.dtype) -> FluxTransformer2DModel:

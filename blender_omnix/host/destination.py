@@ -135,7 +135,7 @@ def refuse_to_lose_maps(folder: Path, name: str, wanted: set[str], *, build: boo
                 f"The {', '.join(changed)} in {folder} changed since they were extracted, which "
                 "would be lost; move that folder away, or choose another."
             )
-    renewed = place.find(name) if build else None
+    renewed = place.find(name, folder) if build else None
     for collection in {*standing, renewed} - {None}:
         if changed := place.changed_maps(collection):
             raise OmnixError(
@@ -182,7 +182,7 @@ def kept_and_lost(name: str, folder: Path) -> list[str]:
     where it shows a map alone that these lack."""
     from .build import place
 
-    standing = place.find(name)
+    standing = place.find(name, folder)
     if standing is None:
         return []
     notes, own = [], place.own_maps(standing)

@@ -40,8 +40,8 @@ def _linked(collections: Iterable[bpy.types.Collection]) -> bpy.types.Collection
 
 def _advice(linked: bpy.types.Collection) -> str:
     return (
-        f" {linked.name} is linked from another file: change it there, append it, or make all of "
-        "it local."
+        f"{linked.name} is linked from another file: change it there, append it, or make all of it "
+        "local"
     )
 
 
@@ -64,9 +64,7 @@ class _PlaceOperator:
             return True
         linked = _linked(bpy.data.collections)
         cls.poll_message_set(
-            "There is no place in this file"
-            if linked is None
-            else _advice(linked).strip().rstrip(".")
+            "There is no place in this file" if linked is None else _advice(linked)
         )
         return False
 
@@ -78,7 +76,7 @@ class _PlaceOperator:
         if collection is None:
             called = f"called {self.name} in this file" if self.name else "in this scene"
             linked = _linked(context.scene.collection.children_recursive)
-            advice = "" if linked is None else _advice(linked)
+            advice = "" if linked is None else f" {_advice(linked)}."
             raise OmnixError(f"There is no place {called}.{advice}")
         if not self.takes_damage and (damage := place.damage(collection)):
             raise OmnixError(damage)

@@ -27,7 +27,7 @@ def load(path: Path | str, name: str, colorspace: str, *, layered: bool = False)
     or when this Blender knows no such colour space.
     """
     if not paths.is_file(Path(path)):
-        raise OmnixError(f"{path or 'No file'} is not an image file; choose one.")
+        raise OmnixError(f"{path} is not an image file; choose one.")
     try:
         image = bpy.data.images.load(paths.stored(path), check_existing=False)
     except RuntimeError:
@@ -163,4 +163,4 @@ def is_lost(image: bpy.types.Image) -> bool:
     """True where an image's file is gone, and not packed."""
     if image.source != "FILE" or image.packed_file is not None or image.is_dirty:
         return False
-    return not Path(paths.absolute(image.filepath, library=image.library)).is_file()
+    return not paths.is_file(Path(paths.absolute(image.filepath, library=image.library)))
