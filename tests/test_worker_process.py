@@ -207,6 +207,15 @@ def test_a_death_between_two_jobs_is_not_lost(client, panorama, tmp_path):
     assert events[-1]["job"] == "2"
 
 
+def test_each_job_ends_once_however_often_the_worker_dies_unnoticed(tmp_path):
+    client = WorkerClient(sys.executable, ROOT, "this", tmp_path)  # prints its poem and ends
+    for job in "123":
+        client.extract(job, "room.png", "set", {})
+        client._process.wait()
+    assert [event["job"] for event in client.poll()] == ["1", "2", "3"]
+    client.close()
+
+
 @pytest.mark.parametrize(
     ("mode", "words"),
     [

@@ -97,7 +97,7 @@ class WorkerClient:
             return
         if self._process is not None:
             # It died unnoticed; what that meant for its jobs is kept for the next poll.
-            self._backlog += self.poll()
+            self._backlog = self.poll()
         self._release()
         try:
             self.state_dir.mkdir(parents=True, exist_ok=True)
