@@ -14,16 +14,18 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import tomllib
 import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.utils import canonicalize_name
 
 WHEELS = Path(__file__).resolve().parent
 BLENDERS_OWN = {"numpy"}
@@ -52,25 +54,24 @@ def folder() -> Path:
 def fetch(wheelhouse: Path | None = None) -> list[Path]:
     """Download the pinned wheels that are not there yet; all of them, sorted.
 
-    Raises SystemExit with a sentence when pip fails or a wheel needs one that is not pinned.
+    Raises SystemExit with a sentence when pip fails or a wheel needs one that is not pinned; then
+    those that were there stay.
     """
     pins = _pins(lock_file())
     folder().mkdir(exist_ok=True)
-    have = {path: parse_wheel_filename(path.name)[:2] for path in folder().glob("*.whl")}
-    for path, (name, version) in have.items():
-        if pins.get(name) != version.public:
-            path.unlink()
-    wanted = [f"{name}=={version}" for name, version in pins.items()]
-    _pip(
-        "download",
-        *("--no-deps", "--only-binary=:all:", "--quiet", "--dest", str(folder())),
-        *("--find-links", str(folder())),
-        *wanted,
-        wheelhouse=wheelhouse,
-    )
-    wheels = sorted(folder().glob("*.whl"))
-    _refuse_unpinned(wheels, set(pins))
-    return wheels
+    # Into a new folder, which holds what pip chose and nothing that an earlier call refused.
+    with tempfile.TemporaryDirectory(dir=WHEELS) as fresh:
+        _pip(
+            "download",
+            *("--no-deps", "--only-binary=:all:", "--quiet", "--dest", fresh),
+            *("--find-links", str(folder())),
+            *(f"{name}=={version}" for name, version in pins.items()),
+            wheelhouse=wheelhouse,
+        )
+        _refuse_unpinned(sorted(Path(fresh).glob("*.whl")), set(pins))
+        shutil.rmtree(folder())
+        Path(fresh).rename(folder())
+    return sorted(folder().glob("*.whl"))
 
 
 def lock(wheelhouse: Path | None = None) -> None:

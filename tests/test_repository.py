@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What stands beside the package: the fetching of wheels, the set-up, the demo."""
+
+from __future__ import annotations
+
+import importlib.util
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def stub_wheel(folder, version, tag="py3-none-any", needs=""):
+    """A wheel of torch with nothing in it."""
+    folder.mkdir(exist_ok=True)
+    info = f"torch-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n{needs}"
+    kind = f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n"
+    with zipfile.ZipFile(folder / f"torch-{version}-{tag}.whl", "w") as archive:
+        archive.writestr(f"{info}/METADATA", metadata)
+        archive.writestr(f"{info}/WHEEL", kind)
+        archive.writestr(f"{info}/RECORD", "")
+
+
+@pytest.fixture
+def fetch(tmp_path, monkeypatch):
+    """wheels/fetch.py, which keeps its wheels elsewhere and wants torch alone."""
+    spec = importlib.util.spec_from_file_location("fetch", ROOT / "wheels" / "fetch.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "WHEELS", tmp_path)
+    module.lock_file().write_text("torch==2.0\n")
+    return module
+
+
+def test_a_refused_wheel_is_not_kept_beside_the_right_one(fetch, tmp_path):
+    house = tmp_path / "house"
+    stub_wheel(house, "2.0", needs="Requires-Dist: nvidia-cublas\n")
+    with pytest.raises(SystemExit, match="needs nvidia-cublas"):
+        fetch.fetch(house)
+    stub_wheel(house, "2.0+cpu")
+    assert [wheel.name for wheel in fetch.fetch(house)] == ["torch-2.0+cpu-py3-none-any.whl"]
+    # The same version under a tag that fits better takes the other's place.
+    stub_wheel(house, "2.0+cpu", "py311-none-any")
+    assert [wheel.name for wheel in fetch.fetch(house)] == ["torch-2.0+cpu-py311-none-any.whl"]
+    assert not list(tmp_path.glob("tmp*"))
