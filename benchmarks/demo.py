@@ -40,6 +40,9 @@ def main() -> int:
     )
     parser.add_argument("--samples", type=int, default=SAMPLES, help="render samples a pixel")
     arguments = parser.parse_args()
+    if arguments.panorama and not arguments.panorama.is_file():
+        print(f"There is no file {arguments.panorama}; choose an image file.", file=sys.stderr)
+        return 1
 
     bpy = extension.enable()
     package = f"{extension.MODULE}.blender_omnix"

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -46,3 +48,14 @@ def test_a_refused_wheel_is_not_kept_beside_the_right_one(fetch, tmp_path):
     stub_wheel(house, "2.0+cpu", "py311-none-any")
     assert [wheel.name for wheel in fetch.fetch(house)] == ["torch-2.0+cpu-py311-none-any.whl"]
     assert not list(tmp_path.glob("tmp*"))
+
+
+def test_the_demo_of_a_missing_panorama_is_one_sentence_and_leaves_nothing(tmp_path):
+    out = tmp_path / "demo"
+    command = [sys.executable, str(ROOT / "benchmarks" / "demo.py")]
+    command += ["--panorama", str(tmp_path / "typo.exr"), "--out", str(out)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    (sentence,) = result.stderr.splitlines()
+    assert sentence.startswith("There is no file") and "typo.exr" in sentence
+    assert not out.exists()
