@@ -65,11 +65,12 @@ $(VENV)/.ready: pyproject.toml tests/system-libraries.txt
 	tests/install-system-libraries.sh
 	$(PYTHON) -m venv $(VENV)
 	$(PY) tests/requirements.py | $(PY) -m pip install --quiet $(PIP_FLAGS) -r /dev/stdin
+	echo "$(CURDIR)" > $(VENV)/lib/python3.11/site-packages/blender_omnix.pth
 	touch $@
 
 $(VENV)-4.2/.ready: BPY := 4.2.23
 $(VENV)-5.0/.ready: BPY := 5.0.1
-$(VENV)-4.2/.ready $(VENV)-5.0/.ready: pyproject.toml
+$(VENV)-4.2/.ready $(VENV)-5.0/.ready: pyproject.toml | $(VENV)/.ready
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet $(PIP_FLAGS) bpy==$(BPY) pytest==9.2.0
 	touch $@

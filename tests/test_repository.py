@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -59,3 +60,35 @@ def test_the_demo_of_a_missing_panorama_is_one_sentence_and_leaves_nothing(tmp_p
     (sentence,) = result.stderr.splitlines()
     assert sentence.startswith("There is no file") and "typo.exr" in sentence
     assert not out.exists()
+
+
+STAND_IN = """#!/bin/sh
+case "$1 $2" in
+    "-m venv") mkdir -p "$3/bin" "$3/lib/python3.11/site-packages"; cp "$0" "$3/bin/python" ;;
+    "-m pip") cat > /dev/null ;;
+esac
+"""
+
+
+def set_up_an_older_blender(tmp_path, python):
+    """What `make test-matrix` does first."""
+    variables = [f"VENV={tmp_path / 'venv'}", f"PYTHON={python}"]
+    command = ["make", *variables, str(tmp_path / "venv-4.2" / ".ready")]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_set_up_makes_the_package_importable_in_any_folder(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+    result = set_up_an_older_blender(tmp_path, python)
+    assert result.returncode == 0, result.stderr
+    packages = tmp_path / "venv" / "lib" / "python3.11" / "site-packages"
+    assert (packages / "blender_omnix.pth").read_text() == f"{ROOT}\n"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_set_up_for_an_older_blender_checks_the_python_too(tmp_path):
+    result = set_up_an_older_blender(tmp_path, tmp_path / "python")
+    assert result.returncode and "Python 3.11 is missing" in result.stderr
