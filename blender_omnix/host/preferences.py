@@ -14,8 +14,8 @@ class OMNIX_AP_preferences(bpy.types.AddonPreferences):
 
     python: bpy.props.StringProperty(
         name="External Python",
-        description="Python interpreter that runs the worker, such as that of a CUDA environment. "
-        "Empty uses Blender's own with the packages that came with the extension",
+        description="Python interpreter, 3.11 or newer, that runs the worker, such as that of a "
+        "CUDA environment. Empty uses Blender's own with the packages that came with the extension",
         subtype="FILE_PATH",
     )
     idle_seconds: bpy.props.FloatProperty(
