@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -124,6 +125,7 @@ def extract(
     settings = settings or Settings()
     stages = _Stages(progress, cancelled)
     with maps.MapSetWriter(out) as writer:
+        _refuse_own(Path(file), writer.folder)
         stages.enter("Reading", 0.0)
         source, linear, notes = _read(Path(file), settings)
         done = list(notes)
@@ -179,6 +181,16 @@ def extract(
         if stages.cancelled():
             raise Cancelled
         return writer.publish(report)
+
+
+def _refuse_own(file: Path, folder: Path) -> None:
+    """Raise OmnixError where the source is a file that the new set would replace."""
+    own = [path for path in (folder / name for name in sorted(maps.OWN_FILES)) if path.exists()]
+    if os.path.exists(file) and any(path.samefile(file) for path in own):
+        raise OmnixError(
+            f"{file} belongs to the map set in {folder}, which would be replaced; choose another "
+            "folder for the maps."
+        )
 
 
 def _read(file: Path, settings: Settings) -> tuple[images.Panorama, np.ndarray, list[str]]:

@@ -155,6 +155,20 @@ def test_a_larger_size_than_the_source_is_not_invented(tmp_path, source):
     assert any("not made larger" in warning for warning in report["warnings"])
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_a_set_is_not_replaced_by_maps_of_its_own_panorama(tmp_path, source, link):
+    run(source, tmp_path / "maps")
+    panorama = tmp_path / "maps" / "panorama.png"
+    before = panorama.read_bytes()
+    if link:
+        panorama = tmp_path / "link.png"
+        panorama.symlink_to(tmp_path / "maps" / "panorama.png")
+    with pytest.raises(OmnixError, match="belongs to the map set"):
+        run(panorama, tmp_path / "maps", size=64)
+    assert panorama.read_bytes() == before
+    run(panorama, tmp_path / "other")
+
+
 def test_what_the_engine_warns_of_is_in_the_report(tmp_path, source):
     class Modest(BoxRoomEngine):
         def warnings(self, maps):
