@@ -118,6 +118,38 @@ def test_upright_camera_looks_along_x():
 
 
 @pytest.mark.blender
+def test_what_stands_right_before_the_camera_is_there():
+    pytest.importorskip("bpy")
+    from training import render
+    from training.scenes import lights, meshes
+    from training.scenes.materials import Materials
+
+    render.prepare(lights.GROUPS, WIDTH)
+    corners = ((1, 1), (-1, 1), (-1, -1), (1, -1))
+    card = meshes.quad("card", *((0.05, 0.05 * y, 1.5 + 0.05 * z) for y, z in corners))
+    grey = Materials(np.random.default_rng(0), "train").plain((0.5, 0.5, 0.5), 0.5)
+    meshes.add([card], {"card": grey})
+    lights.bulb((0, 0, 2), 100, "lamps")
+    axes = render.camera(1.5)
+    nearest, share = render.surroundings(0.15)
+    assert nearest == pytest.approx(0.05, abs=1e-3)
+    assert share == pytest.approx(1 / 6, abs=0.01)  # one side of a cube around the camera
+    assert render.surroundings(0.04) == (np.inf, 0.0)
+    depth = render.render(("lamps",), axes, samples=1)["depth"]
+    assert depth[WIDTH // 4, WIDTH // 2] == pytest.approx(0.05, abs=1e-3)
+
+
+@pytest.mark.blender
+@pytest.mark.parametrize("found", [(0.02, 0.001), (0.1, 0.02)])
+def test_a_camera_that_stands_in_something_is_refused(generate, found, monkeypatch):
+    from training import render
+
+    monkeypatch.setattr(render, "surroundings", lambda _: found)
+    with pytest.raises(generate.UnusableError, match="right before the camera"):
+        generate.make("train", 3, width=32, kind="room", samples=1)
+
+
+@pytest.mark.blender
 def test_same_seed_same_place(generate):
     first, again, other = (
         generate.make("train", seed, width=32, kind="room", samples=1) for seed in (5, 5, 6)

@@ -24,13 +24,16 @@ from blender_omnix.panorama.tonemap import srgb_encode
 
 from .scenes.assets import SPLITS
 
-RECIPE = 9
+RECIPE = 10
 SCENES_PER_PROCESS = 40
 OUTDOOR_SHARE = {"train": 0.5, "val": 0.35, "test": 0.35}
+# What stands in the camera's way: metres within which at most a share of the sphere may be taken
+# up, and nearer than which nothing may be.
+CLEARANCE, CROWDED, TOUCHING = 0.15, 0.01, 0.03
 
 
-class UnlitError(Exception):
-    """The place of a seed came out pitch-dark; there is nothing to learn from it."""
+class UnusableError(Exception):
+    """There is nothing to learn from the place of a seed: it is pitch-dark or out of sight."""
 
 
 def data_folder() -> Path:
@@ -48,7 +51,8 @@ def make(
     radiance (K, H, W, 3) float16 linear, one per light component, each scaled so that weights
     near 1 expose it well; lights (N, K, 3) float32 weights; albedo (H, W, 3) uint8 sRGB-encoded;
     normal (H, W, 3) int8 = round(127 n); depth (H, W) float16 metres along the ray, 0 = sky;
-    pbr (H, W, 2) uint8 roughness, metallic; object (H, W) bool; meta, a JSON string.
+    pbr (H, W, 2) uint8 roughness, metallic; object (H, W) bool; meta, a JSON string. Raises
+    UnusableError where there is nothing to learn.
     """
     from . import render
     from .scenes import flat, lights, outdoors, rooms
@@ -72,6 +76,12 @@ def make(
         height = float(np.clip(rng.normal(1.55, 0.35), 0.8, min(2.5, ceiling - 0.4)))
         tilt = np.radians(rng.normal(0, 2.0, 2).clip(-4, 4)) if rng.random() < 0.12 else np.zeros(2)
     axes = render.camera(height, *tilt)
+    nearest, share = render.surroundings(CLEARANCE)
+    if share > CROWDED or nearest < TOUCHING:
+        raise UnusableError(
+            f"something stands right before the camera ({100 * nearest:.0f} cm away, "
+            f"{100 * share:.0f} % of the view nearer than {100 * CLEARANCE:.0f} cm)"
+        )
     maps = render.render(tuple(place["groups"]), axes, samples or render.SAMPLES)
     box = None
     if place["box"]:
@@ -141,7 +151,7 @@ def _normalised(
             scaled.append(np.minimum(components[name] * (0.18 / level), 6e4))
             used.append(name)
     if not scaled:
-        raise UnlitError("no light reaches the camera")
+        raise UnusableError("no light reaches the camera")
     return np.stack(scaled).astype(np.float16), used
 
 
@@ -163,7 +173,7 @@ def _work(split: str, seeds: list[int], out: Path) -> int:
             continue
         try:
             arrays = make(split, seed)
-        except UnlitError as error:
+        except UnusableError as error:
             print(f"{seed}: skipped, {error}", file=sys.stderr, flush=True)
             continue
         except RuntimeError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 import bpy
 import numpy as np
 
-from blender_omnix.panorama.frames import directions
+from blender_omnix.panorama.frames import directions, solid_angles
 
 WIDTH, HEIGHT = 256, 128
 SAMPLES = 8
@@ -67,6 +67,7 @@ def camera(height: float, pitch: float = 0.0, roll: float = 0.0) -> np.ndarray:
     data = bpy.data.cameras.new("camera")
     data.type = "PANO"
     data.panorama_type = "EQUIRECTANGULAR"
+    data.clip_start = 1e-3
     item = bpy.data.objects.new("camera", data)
     tilt = Matrix.Rotation(pitch, 3, "Y") @ Matrix.Rotation(roll, 3, "X")
     upright = Matrix(((0, 0, -1), (-1, 0, 0), (0, 1, 0)))  # columns: right, up, backward
@@ -75,6 +76,25 @@ def camera(height: float, pitch: float = 0.0, roll: float = 0.0) -> np.ndarray:
     scene.collection.objects.link(item)
     scene.camera = item
     return np.array(tilt).T
+
+
+def surroundings(reach: float) -> tuple[float, float]:
+    """How near to the camera surfaces are, found by casting rays: the distance of the nearest in
+    metres, infinite beyond `reach`, and the share of the sphere that has one within it."""
+    from mathutils import Vector
+
+    scene = bpy.context.scene
+    depsgraph = bpy.context.evaluated_depsgraph_get()
+    eye = scene.camera.matrix_world.translation
+    rays = directions(HEIGHT // 4, WIDTH // 4)
+    away = np.full(rays.shape[:2], np.inf)
+    for place in np.ndindex(away.shape):
+        hit, point, *_ = scene.ray_cast(depsgraph, eye, Vector(rays[place]), distance=reach)
+        if hit:
+            away[place] = (point - eye).length
+    weight = solid_angles(*away.shape)
+    share = (np.isfinite(away).mean(axis=1) * weight).sum() / weight.sum()
+    return float(away.min()), float(share)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
