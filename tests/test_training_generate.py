@@ -91,6 +91,43 @@ def test_depth_normals_and_albedo_of_a_known_box():
 
 
 @pytest.mark.blender
+def test_normals_of_smooth_shapes_keep_to_the_side_of_the_surface(monkeypatch):
+    bpy = pytest.importorskip("bpy")
+    from training import render
+    from training.scenes import lights, meshes
+    from training.scenes.materials import Materials
+
+    render.prepare(lights.GROUPS, 4 * WIDTH)
+    aov = bpy.context.scene.view_layers[0].aovs.add()
+    aov.name, aov.type = "true", "COLOR"
+    grey = Materials(np.random.default_rng(0), "train").plain((0.5, 0.5, 0.5), 0.5)
+    nodes = grey.node_tree.nodes
+    true, geometry = nodes.new("ShaderNodeOutputAOV"), nodes.new("ShaderNodeNewGeometry")
+    true.aov_name = "true"
+    grey.node_tree.links.new(geometry.outputs["True Normal"], true.inputs["Color"])
+    profile = [(0.1, 0.0), (0.5, 0.3), (0.4, 0.7), (0.5, 1.0), (0.1, 1.3)]
+    meshes.add([meshes.lathe("vase", profile, 10)], {"vase": grey}, (1.2, 0, 0))
+    lights.bulb((0, 0, 2), 100, "lamps")
+    layers, read = {}, render._read
+
+    def kept(path):
+        layers.update(found := read(path))
+        return found
+
+    monkeypatch.setattr(render, "_read", kept)
+    maps = render.render(("lamps",), render.camera(0.6), samples=1)
+
+    solid = maps["depth"] > 0
+    rays, normal = directions(*solid.shape)[solid], maps["normal"][solid]
+    true = layers["true"][solid][:, :3]
+    true /= np.linalg.norm(true, axis=-1, keepdims=True)
+    assert ((true * rays).sum(-1) < 1e-3).all()
+    assert (normal * rays).sum(-1).max() < 1e-5
+    assert (normal * true).sum(-1).min() > 0.5
+    np.testing.assert_allclose(np.linalg.norm(normal, axis=-1), 1, atol=1e-5)
+
+
+@pytest.mark.blender
 def test_upright_camera_looks_along_x():
     pytest.importorskip("bpy")
     from training import render

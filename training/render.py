@@ -4,7 +4,7 @@
 Two renders share the scene. The *picture* render takes SAMPLES paths a pixel and yields one
 denoised radiance image for each light group (Cycles light groups, OIDN through the compositor)
 and the antialiased material maps. The *data* render shoots one ray through each pixel's centre
-and yields depth, geometric normal and object index, so that no value mixes two surfaces.
+and yields depth, normal and object index, so that no value mixes two surfaces.
 """
 
 from __future__ import annotations
@@ -153,8 +153,9 @@ def render(
 
     `axes` is what `camera` returned. Returns float32 arrays: one radiance (H, W, 3) for each
     light group; `albedo` (H, W, 3) linear, `roughness`, `metallic` (H, W); `depth` (H, W) metres
-    along the ray, 0 = sky; `normal` (H, W, 3) unit, in the image's frame, facing the viewer
-    (sky: minus the ray); `index` (H, W) the object index.
+    along the ray, 0 = sky; `normal` (H, W, 3) unit, in the image's frame, smoothed as surfaces are
+    shaded but without bump, never facing away from the viewer (sky: minus the ray); `index` (H, W)
+    the object index.
     """
     scene = bpy.context.scene
     layer = scene.view_layers[0]
@@ -182,12 +183,12 @@ def render(
     depth = np.where(depth < FAR, depth, 0.0).astype(np.float32)
     rays = directions(*depth.shape)
     normal = data["normal"][..., :3] @ axes.T
+    # A smoothed normal may lean away at a silhouette: it is laid across the ray.
+    normal -= np.maximum((normal * rays).sum(-1, keepdims=True), 0.0) * rays
     length = np.linalg.norm(normal, axis=-1, keepdims=True)
     normal = np.where(
         (length > 1e-6) & (depth > 0)[..., None], normal / np.maximum(length, 1e-6), -rays
-    )
-    away = (normal * rays).sum(-1, keepdims=True) > 0
-    normal = np.where(away, -normal, normal).astype(np.float32)
+    ).astype(np.float32)
     # Pixels at the sky's edge are covered in part: divide the coverage out.
     cover = np.maximum(picture["pbr"][..., 2:3], 1e-3)
     solid = depth > 0
