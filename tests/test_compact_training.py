@@ -172,6 +172,27 @@ def test_processes_share_the_scenes(folder, tmp_path):
     assert list(Scenes("train", tmp_path, limit=2, rank=1, of=2).scenes) == [names[1]]
 
 
+def test_a_scene_that_is_not_whole_is_named_and_left_until_it_is(folder, tmp_path, capsys):
+    whole, copied = (f"{seed:06d}.npz" for seed in range(2))
+    (tmp_path / "train").mkdir()
+    shutil.copy(folder / "train" / whole, tmp_path / "train")
+    data = (folder / "train" / copied).read_bytes()
+    for half in (data[: len(data) // 2], data[:1000] + bytes(1000) + data[2000:], b""):
+        (tmp_path / "train" / copied).write_bytes(half)
+        with pytest.raises(ValueError, match=f"{copied} is no whole scene"):
+            read(tmp_path / "train" / copied)
+    scenes = Scenes("train", tmp_path)
+    assert len(scenes) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert copied in line
+    (tmp_path / "train" / copied).write_bytes(data)
+    assert scenes.refresh() == 1 and len(scenes) == 2
+    for name in (whole, copied):
+        (tmp_path / "train" / name).write_bytes(b"")
+    with pytest.raises(ValueError, match="no whole scene"):
+        Scenes("train", tmp_path)
+
+
 def test_a_packed_scene_comes_back_nearly_the_same(folder, tmp_path):
     files = sorted((folder / "train").glob("*.npz"))
     with np.load(files[0]) as scene:

@@ -8,6 +8,10 @@ weighted sum of the components (light is additive), so each epoch sees each scen
 from __future__ import annotations
 
 import json
+import sys
+import zipfile
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,26 +56,38 @@ class Scene:
 
 
 def read(path: Path, height: int = HEIGHT) -> Scene:
-    """Reads one scene file, whose layout ``generate.make`` gives, at full or at half size."""
-    with np.load(path) as file:
-        meta = json.loads(str(file["meta"]))
-        depth = file["depth"].astype(np.float32)
-        valid = depth > 0
-        normal = file["normal"].astype(np.float32)
-        normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
-        basis = frames.gravity_basis(*depth.shape)
-        truth = Truth(
-            radiance=np.nan_to_num(file["radiance"], nan=0.0, posinf=6e4, neginf=0.0),
-            albedo=file["albedo"],
-            normal=np.einsum("hwij,hwj->hwi", basis, normal).astype(np.float16),
-            log_depth=np.log(np.where(valid, depth, 1.0) / meta["camera_height"]) * valid,
-            roughness=file["pbr"][..., 0],
-            metallic=file["pbr"][..., 1],
-            valid=valid,
-            object=file["object"] & valid,
-        )
-        lights = file["lights"].astype(np.float32)
+    """Reads one scene file, whose layout ``generate.make`` gives, at full or at half size.
+
+    Raises ValueError naming a file that is damaged or not whole.
+    """
+    try:
+        with np.load(path) as file:
+            meta, lights = json.loads(str(file["meta"])), file["lights"].astype(np.float32)
+            truth = _truth(file, meta["camera_height"])
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path} is no whole scene file ({error}); delete it, and training.generate renders "
+            "it again."
+        ) from error
     return Scene(path.stem, lights, meta, truth if height == HEIGHT else halve(truth))
+
+
+def _truth(file: Mapping[str, np.ndarray], camera_height: float) -> Truth:
+    depth = file["depth"].astype(np.float32)
+    valid = depth > 0
+    normal = file["normal"].astype(np.float32)
+    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
+    basis = frames.gravity_basis(*depth.shape)
+    return Truth(
+        radiance=np.nan_to_num(file["radiance"], nan=0.0, posinf=6e4, neginf=0.0),
+        albedo=file["albedo"],
+        normal=np.einsum("hwij,hwj->hwi", basis, normal).astype(np.float16),
+        log_depth=np.log(np.where(valid, depth, 1.0) / camera_height) * valid,
+        roughness=file["pbr"][..., 0],
+        metallic=file["pbr"][..., 1],
+        valid=valid,
+        object=file["object"] & valid,
+    )
 
 
 def halve(truth: Truth) -> Truth:
@@ -142,15 +158,24 @@ class Scenes:
         self.refresh()
 
     def refresh(self) -> int:
-        """Reads new files in name order; returns how many there were."""
+        """Reads new files in name order; returns how many there were. One that cannot be read, as
+        while it is being copied, is left for the next look, with a line on stderr; ValueError if
+        that leaves none."""
         files = scene_files(self.split, self.folder, self.limit)
         mine = [path for path in files if int(path.stem) % self.of == self.rank] or files
         names = {path.stem for path in mine}
         self.scenes = {name: scene for name, scene in self.scenes.items() if name in names}
         new = [p for p in mine if p.stem not in self.scenes]
+        count, failed = len(self.scenes), None
         for path in new:
-            self.scenes[path.stem] = read(path, self.height)
-        return len(new)
+            try:
+                self.scenes[path.stem] = read(path, self.height)
+            except ValueError as error:
+                failed = error
+                print(f"Left out for now: {error}", file=sys.stderr, flush=True)
+        if failed and not self.scenes:
+            raise failed
+        return len(self.scenes) - count
 
     def __len__(self) -> int:
         return len(self.scenes)
