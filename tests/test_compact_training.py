@@ -489,6 +489,34 @@ def test_training_lowers_the_loss_and_resumes(folder, tmp_path):
     assert all(p.isfinite().all() for p in average.parameters())
 
 
+def test_a_damaged_checkpoint_is_named(folder, tmp_path, monkeypatch):
+    file = tmp_path / "checkpoint.pt"
+    torch.save({"step": 1, "average": torch.ones(1000)}, file)
+    data = file.read_bytes()
+    for damaged in (data[: len(data) // 2], b"", b"no checkpoint", bytes(300) + data[300:]):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"checkpoint\.pt is missing or damaged"):
+            load_average(tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is missing or damaged"):
+        Run.open(tmp_path, 0, Recipe())
+    monkeypatch.setattr(export, "scene_files", lambda _split: scene_files("train", folder, 1))
+    with pytest.raises(SystemExit, match=r"checkpoint\.pt is missing or damaged"):
+        export.main([str(tmp_path), "--to", str(tmp_path / "weights")])
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_takes_the_others_place(tmp_path, monkeypatch):
+    run = Run.open(tmp_path, 0, Recipe())
+    calls = []
+
+    def recorded(name, call):
+        return lambda *given: calls.append(name) or call(*given)
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, recorded(name, getattr(os, name)))
+    run.save()
+    assert calls == ["fsync", "replace"]
+
+
 @pytest.mark.parametrize("shape", [(24, 24), (16, 90), (90, 16)])
 def test_a_muon_step_has_the_singular_vectors_of_the_gradient_and_about_equal_values(shape):
     generator = torch.Generator().manual_seed(0)

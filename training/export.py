@@ -15,6 +15,7 @@ import json
 import math
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -207,7 +208,10 @@ def main(arguments: list[str] | None = None) -> None:
     if not scenes:
         command = "python -m training.generate --split val --count 40"
         parser.error(f"render validation scenes first: {command}")
-    model, state = load_average(options.run)
+    try:
+        model, state = load_average(options.run)
+    except ValueError as error:
+        sys.exit(str(error))
     about = describe(state)
     if options.height:
         about["height"] = options.height

@@ -19,6 +19,7 @@ import itertools
 import json
 import math
 import os
+import pickle
 import signal
 import sys
 import tempfile
@@ -164,8 +165,8 @@ class Run:
     ) -> Run:
         """Goes on from the folder's checkpoint, or starts anew: from exported weights, if given.
 
-        Raises ValueError where these do not fit, and where the checkpoint is of other settings,
-        other weights or another device, whose hours would be counted as this one's.
+        Raises ValueError where these do not fit, and where the checkpoint is damaged or is of other
+        settings, other weights or another device, whose hours would be counted as this one's.
         """
         torch.manual_seed(seed)
         model = Model()
@@ -180,7 +181,7 @@ class Run:
         run = cls(folder, seed, recipe, model, average, steppers, origin=origin, device=device)
         if (folder / "checkpoint.pt").exists():
             # What belongs on the device is copied there; AdamW's counters of steps do not.
-            state = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
+            state = checkpoint(folder)
             if state["device"] != device_name(device):
                 raise ValueError(f"{folder}: began on {state['device']}; go on there")
             began = state["recipe"] | {"seed": state["seed"]}
@@ -214,7 +215,10 @@ class Run:
         for name in self.RESUMED:
             state[name] = getattr(self, name)
         partial = self.folder / "checkpoint.part"
-        torch.save(state, partial)
+        with partial.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
         os.replace(partial, self.folder / "checkpoint.pt")
 
 
@@ -247,9 +251,20 @@ def optimizers(model: Model, recipe: Recipe) -> list[torch.optim.Optimizer]:
     ]
 
 
+def checkpoint(folder: Path) -> dict:
+    """The checkpoint of a run, on the CPU. Raises ValueError where it is missing or damaged."""
+    path = folder / "checkpoint.pt"
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{path} is missing or damaged; bring back a copy of it, or begin in another folder."
+        ) from error
+
+
 def load_average(folder: Path) -> tuple[Model, dict]:
-    """The averaged model of a run and the rest of its checkpoint."""
-    state = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
+    """The averaged model of a run and the rest of its checkpoint. Raises as `checkpoint` does."""
+    state = checkpoint(folder)
     model = Model()
     model.load_state_dict(state["average"])
     return model.to(memory_format=torch.channels_last).eval(), state
