@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,12 +31,14 @@ from training.evaluate import (
     Delivered,
     WithoutAdapters,
     box_maps,
+    outdated,
     previous_delivered,
     previous_version,
     room_box,
     tilted_axes,
     truth_of,
 )
+from training.generate import RECIPE
 from training.muon import Muon, orthogonalise
 from training.train import (
     Batches,
@@ -702,6 +705,12 @@ def test_the_previous_version_comes_from_the_history_with_its_own_code(tmp_path)
         card = before / "engines" / "compact" / "weights" / "card.json"
         assert card.read_text() == "second weights"
         subprocess.run([*git, "checkout", "-q", "."], check=True)
+
+
+def test_scenes_of_an_earlier_recipe_are_told(scene):
+    now, before = (replace(scene, meta={"recipe": recipe}) for recipe in (RECIPE, RECIPE - 1))
+    assert outdated([now]) is None
+    assert outdated([now, before]).startswith("1 of 2 scenes")
 
 
 def test_another_version_of_the_engine_runs_beside_this_one(tmp_path):

@@ -36,6 +36,7 @@ from blender_omnix.engines.compact.engine import WEIGHTS, CompactEngine
 from blender_omnix.panorama import frames, resample, tonemap
 
 from .dataset import Scene, read, scene_files, under
+from .generate import RECIPE
 from .metrics import RISING, mean_scores, score
 
 MAPS = ("albedo", "normal", "roughness", "metallic", "depth")
@@ -305,6 +306,17 @@ def _scene_files(folder: Path | None) -> list[Path]:
     return files
 
 
+def outdated(scenes: list[Scene]) -> str | None:
+    """What to say of scenes that an earlier recipe made, whose truth may differ."""
+    count = sum(scene.meta["recipe"] != RECIPE for scene in scenes)
+    if not count:
+        return None
+    return (
+        f"{count} of {len(scenes)} scenes were not made by recipe {RECIPE}; delete them to have "
+        "them rendered anew."
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--scenes", type=Path, help="folder of scene files; default the test sets")
@@ -322,6 +334,8 @@ def main(arguments: list[str] | None = None) -> None:
     scenes = [read(path) for path in _scene_files(options.scenes)]
     if not scenes:
         parser.error(f"no scenes in {options.scenes}")
+    if notice := outdated(scenes):
+        print(notice, file=sys.stderr)
 
     rows: dict[str, Predict] = {
         "compact": Delivered(CompactEngine(options.weights)),
