@@ -24,6 +24,7 @@ Progress = Callable[[str, float], None]
 # Checks and thumbnails look at maps of at most this height: what they measure does not change
 # with size, and a 8192-wide set is never held in memory at once.
 _CHECK_HEIGHT = 512
+_BAND_ROWS = 64
 
 # Of what the engine is shown: encoded values that are black or white to the eye, and the share of
 # the sphere above which they are told.
@@ -346,7 +347,11 @@ def _finish(name: str, full: np.ndarray, empty: np.ndarray, factor: float) -> np
     if name == "depth":
         return np.where(empty, 0.0, full * np.float32(factor)).astype(np.float32, copy=False)
     if name == "normal":
-        full[empty] = -frames.directions(*empty.shape)[empty]
+        # In bands: the rays of all pixels take more memory than the map itself.
+        for start in range(0, len(full), _BAND_ROWS):
+            rows = slice(start, start + _BAND_ROWS)
+            if (band := empty[rows]).any():
+                full[rows][band] = -frames.directions(*empty.shape, rows=rows)[band]
         return full
     full = np.clip(full, 0.0, 1.0)
     full[empty] = maps.MAPS[name].sky
