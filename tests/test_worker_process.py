@@ -221,8 +221,9 @@ def test_each_job_ends_once_however_often_the_worker_dies_unnoticed(tmp_path):
     [
         ("refuse", "model.safetensors is missing; install the extension again."),
         ("memory", "Memory ran out; try a smaller size"),
+        ("tensors", "Memory ran out; try a smaller size"),
         ("runtime", "cannot load a library (DLL load failed); on Windows the Microsoft"),
-        ("slim", "has no torch; in the preferences of the extension, name one that has it"),
+        ("slim", "has no torch; use one that has it, in Blender as External Python"),
         ("defect", "An unexpected error stopped the extraction (TypeError: a defect). The log is"),
     ],
 )

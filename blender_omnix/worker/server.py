@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__, engines, extract, maps
-from ..errors import Cancelled, OmnixError, unreachable
+from ..errors import Cancelled, OmnixError, sentence
 from .blender_numpy import provide_metadata
 from .estimate import TimeLeft
 from .protocol import EVENTS, HEARTBEAT, LOG, PASSING, PROTOCOL, LineBuffer, Message, decode, encode
@@ -143,27 +143,16 @@ class Worker:
             )
         except Cancelled:
             self._events.send(type="cancelled", job=job)
-        except OmnixError as error:
-            self._events.send(type="failed", job=job, message=str(error))
-        except ImportError as error:
-            traceback.print_exc()
-            self._events.send(type="failed", job=job, message=_lacks(error))
-        except MemoryError:
-            traceback.print_exc()
-            self._drop_engine()
-            message = "Memory ran out; try a smaller size, or close other programs."
-            self._events.send(type="failed", job=job, message=message)
         except Exception as error:  # noqa: BLE001 - the boundary of the process: a defect in one
             # job is told to the user and logged, and does not end the others.
-            traceback.print_exc()
-            sys.stderr.flush()
-            self._drop_engine()
-            message = (
+            if not isinstance(error, OmnixError):
+                traceback.print_exc()
+                sys.stderr.flush()
+                self._drop_engine()
+            message = sentence(error) or (
                 f"An unexpected error stopped the extraction ({_describe(error)}). "
                 f"The log is {self._log}."
             )
-            if isinstance(error, OSError) and error.filename is not None:
-                message = str(unreachable(error))
             self._events.send(type="failed", job=job, message=message)
         else:
             self._time_left.finish()
@@ -312,19 +301,6 @@ def _settings(fields: dict[str, Any]) -> extract.Settings:
     if "maps" in fields:
         fields = fields | {"maps": tuple(fields["maps"])}
     return extract.Settings(**fields)
-
-
-def _lacks(error: ImportError) -> str:
-    """What to tell where a library is missing, or one that it needs itself."""
-    if isinstance(error, ModuleNotFoundError):
-        return (
-            f"The Python of the worker, {sys.executable}, has no {error.name}; in the "
-            "preferences of the extension, name one that has it as External Python."
-        )
-    return (
-        f"The Python of the worker, {sys.executable}, cannot load a library ({error}); on Windows "
-        "the Microsoft Visual C++ Redistributable may be missing."
-    )
 
 
 def _describe(error: Exception) -> str:

@@ -15,8 +15,7 @@ import torch
 
 from ...adapters import find, report
 from ...adapters.fingerprint import fingerprint
-from ...adapters.loading import lacks_memory
-from ...errors import Cancelled, OmnixError
+from ...errors import Cancelled, OmnixError, lacks_memory
 from ...panorama import resample
 from . import autoencoder, components, conditions, pipeline, prompt, readout
 from .sampler import Sampler
