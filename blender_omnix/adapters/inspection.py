@@ -37,7 +37,8 @@ PROBLEMS = {
 
 @dataclass(frozen=True)
 class LowRank:
-    """What a file holds for one module of the model: (alpha / rank) B[rows] A."""
+    """What a file holds for one module of the model, (alpha / rank) B[rows] A; `a`, `b` and
+    `alpha_key` name its tensors."""
 
     module: str
     a: str
@@ -45,6 +46,7 @@ class LowRank:
     rows: tuple[int, int]
     rank: int
     alpha: float | None
+    alpha_key: str | None
 
     @property
     def scale(self) -> float:
@@ -190,7 +192,7 @@ def _fill(
             if found != wanted:
                 problems["wrong_shape"].append(f"{key} {list(found)} instead of {list(wanted)}")
         if a == wanted_a and found_b == wanted_b:
-            items.append(LowRank(part, pair.a, pair.b, rows, a[0], alpha))
+            items.append(LowRank(part, pair.a, pair.b, rows, a[0], alpha, pair.alpha))
     return items
 
 

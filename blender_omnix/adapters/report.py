@@ -34,8 +34,8 @@ class Measured:
 def entry(task: str, injected: Injected, effect: Effect | None = None) -> dict[str, Any]:
     """The entry of an adapter in use, for `adapters` in report.json.
 
-    `tensors_equal` counts the file's tensors that are in the model bit for bit; the effects are
-    relative RMS changes of the output, null where not measured.
+    `tensors_equal` counts the file's tensors that were compared and are in the model (see
+    `Injected`); the effects are relative RMS changes of the output, null where not measured.
     """
     inspection = injected.inspection
     return {
