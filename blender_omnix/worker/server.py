@@ -13,13 +13,11 @@ import dataclasses
 import errno
 import gc
 import os
-import platform
 import sys
 import threading
 import time
 import traceback
 from collections import deque
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 # How long a job may take to notice that the host is gone.
 FAREWELL = 1.0
 PROGRESS_INTERVAL = 0.1
-_PACKAGES = ("numpy", "torch", "peft", "diffusers", "safetensors", "OpenImageIO")
 
 
 class Events:
@@ -83,14 +80,7 @@ class Worker:
 
     def serve(self) -> None:
         """Run commands until stdin ends."""
-        self._events.send(
-            type="hello",
-            protocol=PROTOCOL,
-            version=__version__,
-            pid=os.getpid(),
-            python=platform.python_version(),
-            packages=_package_versions(),
-        )
+        self._events.send(type="hello", protocol=PROTOCOL, version=__version__, pid=os.getpid())
         # Windows lets nobody look at a pipe while another waits to read from it, and libraries look
         # at stdin when they are loaded: the reader has the pipe to itself.
         self._commands, empty = os.dup(0), os.open(os.devnull, os.O_RDONLY)
@@ -213,8 +203,6 @@ class Worker:
             while data := os.read(self._commands, 1 << 16):
                 for line in lines.feed(data):
                     self._obey(line)
-                if self._closing:
-                    break
         finally:
             # Whatever ends the reader ends the process, which would be deaf.
             self._leave()
@@ -236,8 +224,6 @@ class Worker:
             self._enqueue(message)
         elif kind == "cancel":
             self._cancel(message["job"])
-        elif kind == "quit":
-            self._closing = True
         else:
             raise ValueError(f"unknown message {kind!r}")
 
@@ -305,16 +291,6 @@ def _settings(fields: dict[str, Any]) -> extract.Settings:
 
 def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-def _package_versions() -> dict[str, str]:
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def main(arguments: list[str]) -> None:
