@@ -30,9 +30,9 @@ _BAND_ROWS = 64
 # the sphere above which they are told.
 _BLACK, _WHITE, _BLANK = 0.01, 0.99, 0.95
 
-# Where the wait is spent, as the fraction of the whole at which each stage ends. Prediction
-# dominates with the slow engine, saving with the fast one; these serve both.
-_READ, _PREDICTED, _SAVED = 0.05, 0.6, 0.98
+# Where the wait is spent, as the fraction of the whole at which each stage ends. Loading and
+# prediction dominate with the slow engine, saving with the fast one; these serve both.
+_READ, _LOADED, _PREDICTED, _SAVED = 0.05, 0.15, 0.6, 0.98
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,10 @@ class _Stages:
         self._name, self._since = name, time.perf_counter()
         self._progress(name, fraction)
 
+    def within(self, start: float, end: float) -> Progress:
+        """The progress of a part of the whole, of which it takes the fractions `start` to `end`."""
+        return lambda name, fraction: self.enter(name, start + fraction * (end - start))
+
     def leave(self) -> None:
         if self._name:
             spent = time.perf_counter() - self._since
@@ -137,11 +141,11 @@ def extract(
         stages.enter("Loading Engine", _READ)
         engine = engine or engines.create(settings.engine, settings.options)
         wanted = _wanted(settings.maps, engine)
-        engine.load(lambda stage, _fraction: stages.enter(stage, _READ))
+        engine.load(stages.within(_READ, _LOADED))
         prediction = engine.predict(
             encoded,
             wanted,
-            lambda stage, part: stages.enter(stage, _READ + part * (_PREDICTED - _READ)),
+            stages.within(_LOADED, _PREDICTED),
             stages.cancelled,
             settings.seed,
         )

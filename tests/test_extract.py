@@ -271,6 +271,18 @@ def test_progress_only_rises(tmp_path, source):
     assert fractions[-1] <= 1.0
 
 
+def test_loading_has_its_share_of_the_progress(tmp_path, source):
+    class Slow(BoxRoomEngine):
+        def load(self, progress):
+            for part in (0.0, 0.5, 1.0):
+                progress("Loading", part)
+
+    told = []
+    extract(source, tmp_path / "out", engine=Slow(), progress=lambda *event: told.append(event))
+    first, middle, last = (fraction for stage, fraction in told if stage == "Loading")
+    assert first < middle < last
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
