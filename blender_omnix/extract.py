@@ -368,10 +368,7 @@ def _reduce(name: str, array: np.ndarray) -> np.ndarray:
         return array
     if name == "depth":
         # Averaging metres with the 0 that stands for sky would invent surfaces.
-        rows = ((np.arange(_CHECK_HEIGHT) + 0.5) * array.shape[0] / _CHECK_HEIGHT).astype(int)
-        columns = (np.arange(2 * _CHECK_HEIGHT) + 0.5) * array.shape[1] / (2 * _CHECK_HEIGHT)
-        columns = columns.astype(int)
-        return array[np.ix_(rows, columns)]
+        return resample.nearest(array, _CHECK_HEIGHT, 2 * _CHECK_HEIGHT)
     reduced = resample.shrink(array, _CHECK_HEIGHT, 2 * _CHECK_HEIGHT)
     if name == "normal":
         reduced /= np.maximum(np.linalg.norm(reduced, axis=-1, keepdims=True), 1e-6)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....panorama import frames
+from ....panorama import frames, resample
 
 # Metres; beyond them is the sky, as in a depth pass that was rendered.
 FAR = 1e6
@@ -54,8 +54,8 @@ def reduce(depth: np.ndarray, normal: np.ndarray | None, columns: int) -> Grid:
     rows = max(1, min(columns // 2, height))
     columns = 2 * rows
     taps = max(1, round(height / rows))
-    row = ((np.arange(rows * taps) + 0.5) * height / (rows * taps)).astype(int)
-    column = ((np.arange(columns * taps) + 0.5) * width / (columns * taps)).astype(int)
+    row = resample.pixels_at(rows * taps, height)
+    column = resample.pixels_at(columns * taps, width)
     rays = frames.directions(rows, columns)
     blocks = depth[row][:, column].reshape(rows, taps, columns, taps).swapaxes(1, 2)
     blocks = blocks.reshape(rows, columns, taps * taps).astype(np.float32)
