@@ -61,4 +61,4 @@ class Engine(Protocol):
         """The report's `adapters` entries, one per adapter injected so far."""
 
     def warnings(self, maps: Collection[str]) -> list[str]:
-        """Sentences for the report on what the user should know of `maps`, once loaded."""
+        """Sentences for the report on what the user should know of `maps`, as last predicted."""
