@@ -8,6 +8,7 @@ stderr, 2 usage (conformance: nothing could be compared), 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import io
 import os
@@ -123,8 +124,11 @@ def _measure_compact(folder: Path) -> dict[str, Measured]:
 
     engine = engines.create("compact", {"weights": folder})
     engine.load(lambda stage, fraction: None)
-    keys = ("modules_injected", "tensors_equal", "effect_off", "effect_swapped")
-    return {e["name"]: Measured(**{key: e[key] for key in keys}) for e in engine.adapters()}
+    keys = {field.name for field in dataclasses.fields(Measured)}
+    return {
+        entry["name"]: Measured(**{key: entry[key] for key in keys & entry.keys()})
+        for entry in engine.adapters()
+    }
 
 
 def _names(text: str) -> tuple[str, ...]:
