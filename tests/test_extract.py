@@ -237,6 +237,7 @@ def test_a_map_the_engine_cannot_make_is_refused(tmp_path, source):
 
 
 def test_cancelling_at_any_stage_leaves_nothing(tmp_path, source):
+    images.write(source, box_room(32)["picture"] * 3, "float")
     stages = []
     run_through = extract(
         source,

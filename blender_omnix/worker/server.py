@@ -66,10 +66,11 @@ class Worker:
         self._log = run_dir / LOG
         self._idle_seconds = idle_seconds
         self._changed = threading.Condition()
-        # Guarded by _changed: written by the reader thread, taken by the main thread.
+        # Guarded by _changed. The reader thread fills the queue and closes it; the main thread
+        # empties it and says which job it runs, where the heartbeat looks whether there is one.
         self._queue: deque[Message] = deque()
-        self._current: Message | None = None
         self._closing = False
+        self._current: Message | None = None
         self._stop = threading.Event()  # the current job shall end
         self._ended = threading.Event()  # the main thread is through
         self._engine: Engine | None = None
@@ -95,13 +96,13 @@ class Worker:
                 self._events.send(type="unloaded")
             else:
                 self._run(command)
-                self._current = None
         self._ended.set()
         reader.join()
 
     def _next_command(self) -> Message | None:
-        """The next command; an unload after the idle time, None at the end."""
+        """The next command; an unload after the idle time, None at the end. What ran is over."""
         with self._changed:
+            self._current = None
             idle_seconds = None if self._engine is None else self._idle_seconds
             self._changed.wait_for(lambda: self._queue or self._closing, idle_seconds)
             if self._closing:
@@ -260,7 +261,9 @@ class Worker:
 
     def _say_alive(self) -> None:
         while not self._ended.wait(HEARTBEAT):
-            if self._current is not None:
+            with self._changed:
+                busy = self._current is not None
+            if busy:
                 self._events.send(type="alive")
 
 
