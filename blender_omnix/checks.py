@@ -39,7 +39,7 @@ from typing import Any
 
 import numpy as np
 
-from .panorama import frames, seams
+from .panorama import frames, resample, seams, tonemap
 
 # Everything but the seams is measured on samples of at most this many rows: a distance in pixels
 # then means an angle, and noise of the network's size is not hidden by upsampling.
@@ -50,7 +50,6 @@ _EVEN = 0.02
 _LEAST_SHARE = 0.01
 _LEAST_COVER = 0.5
 _SEAM_LIMIT = 8.0
-_LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 
 class _Samples:
@@ -61,7 +60,7 @@ class _Samples:
         shape = (height, 2 * height)
         self.maps = {name: np.nan_to_num(_sample(array, shape)) for name, array in maps.items()}
         self.panorama = _sample(panorama, shape)
-        self.luminance = self.panorama @ _LUMINANCE
+        self.luminance = tonemap.luminance(self.panorama)
         self.rays = frames.directions(*shape)
         self.solid_angle = np.broadcast_to(frames.solid_angles(*shape)[:, None], shape)
         self.surface = self.maps["depth"] > 0 if "depth" in maps else np.ones(shape, bool)
@@ -78,11 +77,7 @@ class _Samples:
 
 
 def _sample(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    rows, columns = (
-        ((np.arange(count) + 0.5) * size / count).astype(int)
-        for count, size in zip(shape, array.shape, strict=False)
-    )
-    return np.asarray(array[np.ix_(rows, columns)], np.float32)
+    return np.asarray(resample.nearest(array, *shape), np.float32)
 
 
 def _normal_unit(samples: _Samples) -> float | None:

@@ -8,6 +8,7 @@ stderr, 2 usage (conformance: nothing could be compared), 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import io
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import __version__, maps
-from .errors import Cancelled, OmnixError, unreachable
+from .errors import Cancelled, OmnixError, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,24 +27,22 @@ if TYPE_CHECKING:
     from .adapters.report import Measured
 
 DONE, REFUSED, INTERRUPTED = 0, 1, 130
+_UNWRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EIO)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. Heavy imports happen inside the command."""
-    args = _parser().parse_args(arguments)
     # A path that the terminal's encoding lacks is told all the same, as stderr does.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     # A terminated command cleans up exactly as an interrupted one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        args = _parser().parse_args(arguments)
         code = int(args.run(args))
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
-    except OmnixError as error:
-        print(error, file=sys.stderr)
-        return REFUSED
     except (KeyboardInterrupt, Cancelled):
         print("Interrupted; nothing was written.", file=sys.stderr)
         return INTERRUPTED
@@ -51,17 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader, `head` for one, has seen enough.
         _drop_output()
         return REFUSED
-    except OSError as error:
-        if error.filename is not None:
-            print(unreachable(error), file=sys.stderr)
-        elif error.errno in (errno.ENOSPC, errno.EFBIG, errno.EIO):
+    except Exception as error:
+        told = sentence(error)
+        if told is None and isinstance(error, OSError) and error.errno in _UNWRITTEN:
             _drop_output()
-            print(
-                f"What is to be printed cannot be written ({error.strerror}); send it elsewhere.",
-                file=sys.stderr,
-            )
-        else:
+            told = f"What is to be printed cannot be written ({error.strerror}); send it elsewhere."
+        if told is None:
             raise
+        print(told, file=sys.stderr)
         return REFUSED
 
 
@@ -128,8 +124,11 @@ def _measure_compact(folder: Path) -> dict[str, Measured]:
 
     engine = engines.create("compact", {"weights": folder})
     engine.load(lambda stage, fraction: None)
-    keys = ("modules_injected", "tensors_equal", "effect_off", "effect_swapped")
-    return {e["name"]: Measured(**{key: e[key] for key in keys}) for e in engine.adapters()}
+    keys = {field.name for field in dataclasses.fields(Measured)}
+    return {
+        entry["name"]: Measured(**{key: entry[key] for key in keys & entry.keys()})
+        for entry in engine.adapters()
+    }
 
 
 def _names(text: str) -> tuple[str, ...]:

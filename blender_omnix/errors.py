@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The two exceptions that cross room boundaries, and a refusal that several rooms share."""
+"""The two exceptions that cross room boundaries, and the sentences that several rooms share."""
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from pathlib import PurePath
 
 
@@ -13,6 +15,42 @@ class OmnixError(Exception):
 
 class Cancelled(Exception):
     """The user asked to stop; nothing was written."""
+
+
+# How torch, CUDA, Metal, Linux and Windows say that there is no memory left.
+_NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "os error 1455")
+
+
+def sentence(error: BaseException) -> str | None:
+    """What to tell the user of a failure that they can act on; None for a defect."""
+    if isinstance(error, OmnixError):
+        return str(error)
+    if lacks_memory(error):
+        return "Memory ran out; try a smaller size, or close other programs."
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"The Python that runs this, {sys.executable}, has no {error.name}; use one that has "
+            "it, in Blender as External Python in the preferences of the extension."
+        )
+    if isinstance(error, ImportError):
+        return (
+            f"The Python that runs this, {sys.executable}, cannot load a library ({error}); on "
+            "Windows the Microsoft Visual C++ Redistributable may be missing."
+        )
+    if isinstance(error, OSError) and error.filename is not None:
+        return str(unreachable(error))
+    return None
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised in place of, tells of too little memory."""
+    while error is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            return True
+        if any(words in str(error).lower() for words in _NO_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def unreachable(error: OSError) -> OmnixError:

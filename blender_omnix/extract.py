@@ -25,14 +25,15 @@ Progress = Callable[[str, float], None]
 # Checks and thumbnails look at maps of at most this height: what they measure does not change
 # with size, and a 8192-wide set is never held in memory at once.
 _CHECK_HEIGHT = 512
+_BAND_ROWS = 64
 
 # Of what the engine is shown: encoded values that are black or white to the eye, and the share of
 # the sphere above which they are told.
 _BLACK, _WHITE, _BLANK = 0.01, 0.99, 0.95
 
-# Where the wait is spent, as the fraction of the whole at which each stage ends. Prediction
-# dominates with the slow engine, saving with the fast one; these serve both.
-_READ, _PREDICTED, _SAVED = 0.05, 0.6, 0.98
+# Where the wait is spent, as the fraction of the whole at which each stage ends. Loading and
+# prediction dominate with the slow engine, saving with the fast one; these serve both.
+_READ, _LOADED, _PREDICTED, _SAVED = 0.05, 0.15, 0.6, 0.98
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,10 @@ class _Stages:
         self._name, self._since = name, time.perf_counter()
         self._progress(name, fraction)
 
+    def within(self, start: float, end: float) -> Progress:
+        """The progress of a part of the whole, of which it takes the fractions `start` to `end`."""
+        return lambda name, fraction: self.enter(name, start + fraction * (end - start))
+
     def leave(self) -> None:
         if self._name:
             spent = time.perf_counter() - self._since
@@ -138,11 +143,11 @@ def extract(
         stages.enter("Loading Engine", _READ)
         engine = engine or engines.create(settings.engine, settings.options)
         wanted = _wanted(settings.maps, engine)
-        engine.load(lambda stage, _fraction: stages.enter(stage, _READ))
+        engine.load(stages.within(_READ, _LOADED))
         prediction = engine.predict(
             encoded,
             wanted,
-            lambda stage, part: stages.enter(stage, _READ + part * (_PREDICTED - _READ)),
+            stages.within(_LOADED, _PREDICTED),
             stages.cancelled,
             settings.seed,
         )
@@ -358,7 +363,11 @@ def _finish(name: str, full: np.ndarray, empty: np.ndarray, factor: float) -> np
     if name == "depth":
         return np.where(empty, 0.0, full * np.float32(factor)).astype(np.float32, copy=False)
     if name == "normal":
-        full[empty] = -frames.directions(*empty.shape)[empty]
+        # In bands: the rays of all pixels take more memory than the map itself.
+        for start in range(0, len(full), _BAND_ROWS):
+            rows = slice(start, start + _BAND_ROWS)
+            if (band := empty[rows]).any():
+                full[rows][band] = -frames.directions(*empty.shape, rows=rows)[band]
         return full
     full = np.clip(full, 0.0, 1.0)
     full[empty] = maps.MAPS[name].sky
@@ -371,10 +380,7 @@ def _reduce(name: str, array: np.ndarray) -> np.ndarray:
         return array
     if name == "depth":
         # Averaging metres with the 0 that stands for sky would invent surfaces.
-        rows = ((np.arange(_CHECK_HEIGHT) + 0.5) * array.shape[0] / _CHECK_HEIGHT).astype(int)
-        columns = (np.arange(2 * _CHECK_HEIGHT) + 0.5) * array.shape[1] / (2 * _CHECK_HEIGHT)
-        columns = columns.astype(int)
-        return array[np.ix_(rows, columns)]
+        return resample.nearest(array, _CHECK_HEIGHT, 2 * _CHECK_HEIGHT)
     reduced = resample.shrink(array, _CHECK_HEIGHT, 2 * _CHECK_HEIGHT)
     if name == "normal":
         reduced /= np.maximum(np.linalg.norm(reduced, axis=-1, keepdims=True), 1e-6)

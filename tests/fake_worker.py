@@ -25,7 +25,7 @@ class FakeEngine(BoxRoomEngine):
 
     quick: nothing; slow: work that looks up now and then; deaf: work that never does, like a
     forward pass; library: looks at stdin, as some do when they are loaded; killed, crash,
-    exit: the process ends; refuse, defect, memory, runtime, slim: an exception.
+    exit: the process ends; refuse, defect, memory, tensors, runtime, slim: an exception.
     """
 
     def __init__(self, mode: str = "quick") -> None:
@@ -63,6 +63,11 @@ class FakeEngine(BoxRoomEngine):
             raise TypeError("a defect")
         elif self.mode == "memory":
             raise MemoryError
+        elif self.mode == "tensors":
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate "
+                "memory: you tried to allocate 8589934592 bytes."
+            )
         elif self.mode == "runtime":
             raise ImportError("DLL load failed")
         elif self.mode == "slim":

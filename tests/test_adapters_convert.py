@@ -75,7 +75,7 @@ def test_foreign_to_peft_and_back(tmp_path, form, kind, alpha):
         assert file.metadata() == {"author": "somebody"}
 
 
-def test_a_file_is_opened_once_however_many_tensors_it_holds(tmp_path):
+def test_few_files_are_open_at_once_however_many_tensors_there_are(tmp_path):
     """A published adapter has 456; some systems let a process open 256."""
     resource = pytest.importorskip("resource")
     source = save(tmp_path, good())

@@ -190,6 +190,16 @@ def test_verification_sees_what_was_changed_in_the_model(model, tmp_path, spoil)
         verify(model, "rgb", item)
 
 
+@pytest.mark.parametrize(("alpha", "equal"), [(None, 42 - 2), (4.0, 33 - 3)])
+def test_only_what_was_compared_counts_as_equal(model, tmp_path, alpha, equal):
+    file = ADAPTER if alpha is None else save(tmp_path, kohya(fused(), alpha))
+    path = "transformer_blocks.0.attn.to_out.0"
+    item = inject(model, {"rgb": file})["rgb"].inspection
+    lora_layers(model)[path].delete_adapter("rgb")
+    del item.modules[path]
+    assert verify(model, "rgb", item).tensors_equal == equal
+
+
 def test_a_failure_after_injection_leaves_the_model_as_it_was(model, monkeypatch):
     inject(model, {"rgb": ADAPTER})
     before, output = bits(model), probe(model, 1)

@@ -135,8 +135,3 @@ def test_there_is_no_circle_between_modules_at_import_time():
 
     for name in graph:
         visit(name, ())
-
-
-def test_the_package_itself_imports_nothing_heavy():
-    _own, foreign = imports(PACKAGE / "maps.py")
-    assert not foreign & set(HEAVY)

@@ -353,7 +353,7 @@ def test_16384_pixels_are_capped_at_8192_within_4_gb(tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-c", BOX_COMMAND, "extract", str(tmp_path / "huge.png")),
-            *("--out", str(tmp_path / "set"), "--maps", "depth", "--quiet"),
+            *("--out", str(tmp_path / "set"), "--maps", "depth,normal", "--quiet"),
         ],
         cwd=ROOT,
         capture_output=True,

@@ -83,6 +83,22 @@ def test_cells_coarser_than_the_map_keep_the_surface():
         assert np.percentile(np.abs(cells.depth / exact - 1), 95) < 1e-3
 
 
+def test_the_rays_of_all_pixels_are_never_asked_for(monkeypatch):
+    made = box_room.room(256, block=False)
+    rays = frames.directions(256, 512)
+    faced = geometry.reduce(made["depth"], -rays, 128)
+    given = frames.directions
+
+    def small(height, width, **rows):
+        assert height * width <= 64 * 128
+        return given(height, width, **rows)
+
+    monkeypatch.setattr(frames, "directions", small)
+    grid(made, 128)
+    # Without normals surfaces face the viewpoint.
+    assert np.array_equal(geometry.reduce(made["depth"], None, 128).normal, faced.normal)
+
+
 def test_faces_look_at_the_viewpoint():
     centres, normals = face_normals(surfaces(grid(box_room.room(128))))
     towards = -np.einsum("ij,ij->i", normals, centres)

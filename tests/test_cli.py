@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from blender_omnix import images
+from blender_omnix import cli, engines, images
 from tests.fakes import box_room
 
 RUN = [sys.executable, "-m", "blender_omnix"]
@@ -37,6 +37,30 @@ def test_a_missing_file_gives_one_sentence(tmp_path):
         "no such.exr does not exist; choose an image file."
     )
     assert "Traceback" not in result.stderr
+
+
+def test_a_python_without_the_packages_gives_one_sentence(tmp_path):
+    command = [sys.executable, "-S", *RUN[1:], "extract", "a.exr", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"{sys.executable}, has no numpy; use one that has it" in line
+
+
+def test_too_little_memory_gives_one_sentence_and_a_defect_its_traceback(monkeypatch, capsys):
+    def fail(error):
+        def create(name, options=None):
+            raise error
+
+        monkeypatch.setattr(engines, "create", create)
+        return cli.main(["adapters", "check", "blender_omnix/engines/compact/weights"])
+
+    assert fail(MemoryError()) == cli.REFUSED
+    assert capsys.readouterr().err == (
+        "Memory ran out; try a smaller size, or close other programs.\n"
+    )
+    with pytest.raises(TypeError):
+        fail(TypeError("a defect"))
 
 
 @pytest.mark.parametrize("command", [("extract", "--out", "out"), ("adapters", "check")])

@@ -132,16 +132,18 @@ def test_a_map_that_the_card_calls_constant_is_one_and_says_so(copied):
     assert engine.warnings(("roughness",)) == []
 
 
-def test_metal_is_raised_and_sharpened_as_the_card_says(copied):
-    def metal(**calibration):
-        card = json.loads((copied / CARD).read_text())
-        card |= {"constants": {}, "metal": calibration}
-        (copied / CARD).write_text(json.dumps(card))
-        engine = CompactEngine(copied)
-        engine.load(silent)
+def test_metal_is_raised_and_sharpened_as_the_card_says(engine, copied, monkeypatch):
+    def metal(engine):
         return engine.predict(probe(128), ("metallic",), silent, never)["metallic"]
 
-    plain, changed = metal(raised=0.0, gain=1.0), metal(raised=-2.0, gain=0.5)
+    card = json.loads((copied / CARD).read_text())
+    card |= {"constants": {}, "metal": {"raised": -2.0, "gain": 0.5}}
+    (copied / CARD).write_text(json.dumps(card))
+    told = CompactEngine(copied)
+    told.load(silent)
+    monkeypatch.setattr(engine, "_constants", {})
+    monkeypatch.setattr(engine, "_metal", {"raised": 0.0, "gain": 1.0})
+    plain, changed = metal(engine), metal(told)
     logit = np.log(plain / (1 - np.minimum(plain, 1 - 1e-6)))
     np.testing.assert_allclose(changed, 1 / (1 + np.exp(1 - logit / 2)), atol=2e-3)
     assert np.abs(changed - plain).max() > 0.05

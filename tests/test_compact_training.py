@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from blender_omnix.engines.compact.engine import CompactEngine, verify
 from blender_omnix.engines.compact.network import TASKS, CompactNetwork, adapted_modules
-from blender_omnix.panorama import frames, tonemap
+from blender_omnix.panorama import frames, tonemap, weighted
 from tests.fakes import BoxRoomEngine
 from training import augment, export, losses, metrics, pack
 from training.dataset import Scenes, read, relight, sample, scene_files, under
@@ -440,10 +440,6 @@ def test_what_is_scored_is_what_extraction_delivers(scene):
     assert found["depth"][-1].mean() == pytest.approx(CAMERA_HEIGHT, rel=0.02)
 
 
-def test_weighted_median_follows_the_weights():
-    assert metrics.median(np.array([1.0, 2.0, 9.0]), np.array([1.0, 1.0, 3.0])) == 9.0
-
-
 def test_the_box_oracle_is_exact_in_an_empty_room(scene):
     truth = truth_of(scene)
     scores = metrics.score(room_box(np.zeros((HEIGHT, 2 * HEIGHT, 3), np.float32), scene), truth)
@@ -629,7 +625,7 @@ def test_hopeless_metal_is_left_a_probability(scene):
 def test_a_map_no_better_than_a_constant_is_entered_as_one(scene):
     truth = truth_of(scene)
     weight = metrics.area(truth["valid"])
-    usual = round(metrics.median(truth["roughness"], weight), 3)
+    usual = round(weighted.median(truth["roughness"], weight), 3)
 
     def right(_picture):
         return {name: truth[name] for name in ("roughness", "metallic")}

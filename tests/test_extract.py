@@ -251,6 +251,7 @@ def test_a_map_the_engine_cannot_make_is_refused(tmp_path, source):
 
 
 def test_cancelling_at_any_stage_leaves_nothing(tmp_path, source):
+    images.write(source, box_room(32)["picture"] * 3, "float")
     stages = []
     run_through = extract(
         source,
@@ -283,6 +284,18 @@ def test_progress_only_rises(tmp_path, source):
     assert fractions == sorted(fractions)
     assert fractions[0] == 0.0
     assert fractions[-1] <= 1.0
+
+
+def test_loading_has_its_share_of_the_progress(tmp_path, source):
+    class Slow(BoxRoomEngine):
+        def load(self, progress):
+            for part in (0.0, 0.5, 1.0):
+                progress("Loading", part)
+
+    told = []
+    extract(source, tmp_path / "out", engine=Slow(), progress=lambda *event: told.append(event))
+    first, middle, last = (fraction for stage, fraction in told if stage == "Loading")
+    assert first < middle < last
 
 
 @pytest.mark.parametrize(

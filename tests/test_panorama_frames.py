@@ -25,6 +25,14 @@ def test_project_inverts_directions(height, width):
     assert np.abs(v * height - (np.arange(height) + 0.5)[:, None]).max() < 1e-3
 
 
+def test_rays_of_single_places_are_those_of_the_whole():
+    row, column = np.array([0, 17, 49]), np.array([100, 0, 50])
+    rays = frames.rays_at(row + 0.5, column + 0.5, (50, 101))
+    assert np.array_equal(rays, frames.directions(50, 101)[row, column])
+    u, v = frames.project(frames.rays_at(np.array(12.0), np.array(9.0), (50, 101)))
+    assert (u * 101, v * 50) == pytest.approx((9.0, 12.0), abs=1e-3)
+
+
 def test_project_stays_below_one():
     tiny = np.float32(1e-30)
     corners = np.array([[-1, tiny, 0], [-1, -tiny, 0], [-1, 0, 0], [0, 0, -1], [0, 0, 1]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from blender_omnix.panorama import frames, resample
+from blender_omnix.panorama import frames, resample, weighted
 
 
 def _noise(height: int, width: int, channels: int = 3, seed: int = 3) -> np.ndarray:
@@ -72,3 +72,24 @@ def test_enlarging_interpolates_around_the_seam_and_over_the_poles():
     rays = frames.directions(32, 64)
     large = resample.shrink(rays, 96, 160)
     assert np.abs(large - frames.directions(96, 160)).max() < 0.01
+
+
+def test_nearest_takes_pixels_as_they_are():
+    image = np.arange(16 * 32).reshape(16, 32)
+    assert np.array_equal(resample.nearest(image, 4, 8), image[2::4, 2::4])
+    assert np.array_equal(resample.nearest(image, 32, 64), image.repeat(2, 0).repeat(2, 1))
+
+
+def test_the_largest_value_of_a_block_counts_however_small():
+    image = np.zeros((32, 64), np.float32)
+    image[13, 41] = 7.0
+    small = resample.block_max(image, 8, 16)
+    assert np.argwhere(small).tolist() == [[3, 10]]
+    assert small.max() == 7.0
+    assert np.array_equal(resample.block_max(small, 16, 32), resample.nearest(small, 16, 32))
+
+
+def test_weighted_quantiles_go_by_the_weight():
+    values, weights = np.array([[5.0, 1.0], [3.0, 9.0]]), np.array([[1.0, 2.0], [4.0, 1.0]])
+    assert weighted.quantile(values, weights, (0.2, 0.5, 0.8, 1.0)).tolist() == [1, 3, 5, 9]
+    assert weighted.median(values, weights) == 3.0

@@ -29,7 +29,7 @@ from blender_omnix.adapters.check import ADAPTED
 from blender_omnix.engines.base import Prediction
 from blender_omnix.engines.compact.engine import BASE, CARD, WEIGHTS, CompactEngine
 from blender_omnix.engines.compact.network import TASKS, adapted_modules
-from blender_omnix.panorama import resample, tonemap
+from blender_omnix.panorama import resample, tonemap, weighted
 
 from . import lora, losses, metrics
 from .dataset import HEIGHT, Scene, read, scene_files, under
@@ -99,7 +99,7 @@ def constants(predict: Readout, scenes: list[Scene]) -> dict[str, float]:
     found = {}
     for name, values in true.items():
         truth, guess = np.concatenate(values), np.concatenate(guessed[name])
-        value = 0.0 if name == "metallic" else round(metrics.median(truth, area), 3)
+        value = 0.0 if name == "metallic" else round(weighted.median(truth, area), 3)
         error = metrics.average(np.abs(guess - truth), area)
         if metrics.average(np.abs(value - truth), area) <= error:
             found[name] = value

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from blender_omnix.panorama.frames import directions, solid_angles
-from blender_omnix.panorama.tonemap import srgb_encode
+from blender_omnix.panorama.tonemap import luminance, srgb_encode
 
 from .scenes.assets import SPLITS
 
@@ -143,8 +143,8 @@ def _normalised(
         present = [name for name in group if name in components]
         if not present:
             continue
-        luminance = sum(components[name] for name in present) @ np.array([0.2126, 0.7152, 0.0722])
-        level = float(np.exp((np.log(luminance + 1e-5) * weight).sum() / weight.sum()))
+        light = luminance(sum(components[name] for name in present))
+        level = float(np.exp((np.log(light + 1e-5) * weight).sum() / weight.sum()))
         if level < 1e-4:
             continue
         for name in present:

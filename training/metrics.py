@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from blender_omnix.panorama import frames
+from blender_omnix.panorama import frames, weighted
 
 LEAST_METAL = 0.01  # of the area, for the F1 of an image to mean anything
 LEAST_SKY = 0.005  # of the sphere, for the share of it that was found
@@ -22,13 +22,6 @@ def area(mask: np.ndarray) -> np.ndarray:
 
 def average(values: np.ndarray, weight: np.ndarray) -> float:
     return float(np.average(values, weights=weight))
-
-
-def median(values: np.ndarray, weight: np.ndarray) -> float:
-    """Weighted median."""
-    order = np.argsort(values, axis=None)
-    below = np.cumsum(weight.reshape(-1)[order])
-    return float(values.reshape(-1)[order][np.searchsorted(below, 0.5 * below[-1])])
 
 
 def psnr(albedo: np.ndarray, truth: np.ndarray, weight: np.ndarray, *, scaled: bool) -> float:
@@ -50,7 +43,7 @@ def depth_ratio(depth: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> np.
     where there is none, and 1 where nothing counts."""
     ratio = np.where(weight > 0, depth, 1.0) / np.where(weight > 0, truth, 1.0)
     found = weight * (depth > 0)
-    factor = median(ratio, found) if found.any() else 1.0
+    factor = weighted.median(ratio, found) if found.any() else 1.0
     return np.where(weight > 0, ratio / factor, 1.0)
 
 
@@ -89,7 +82,7 @@ def score(maps: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> dict[str
         "albedo PSNR": psnr(maps["albedo"], truth["albedo"], weight, scaled=False),
         "albedo PSNR, scaled": psnr(maps["albedo"], truth["albedo"], weight, scaled=True),
         "normal mean": average(angle, weight),
-        "normal median": median(angle, weight),
+        "normal median": weighted.median(angle, weight),
         "normal, objects": average(angle, on_objects) if has_objects else float("nan"),
         "depth AbsRel": average(relative, weight),
         "depth d1": average(np.maximum(ratio, 1 / np.maximum(ratio, 1e-6)) < 1.25, weight),

@@ -67,18 +67,14 @@ class Model(nn.Module):
         self.network = CompactNetwork()
         self.adapters = nn.ModuleDict({task: lora.create(self.network) for task in TASKS})
 
-    def forward(self, panorama: Tensor, adapted: bool = True) -> dict[str, Tensor]:
-        """All maps of all tasks; ``adapted=False`` leaves the adapters out (ablation)."""
+    def forward(self, panorama: Tensor) -> dict[str, Tensor]:
+        """All maps of all tasks."""
         network = self.network
         features = network.encode(panorama)
-        plain = None if adapted else network.decoder(features)
         maps: dict[str, Tensor] = {}
         for task in TASKS:
-            if plain is None:
-                merged = lora.merge(network, self.adapters[task])
-                hidden = functional_call(network.decoder, merged, (features,))
-            else:
-                hidden = plain
+            merged = lora.merge(network, self.adapters[task])
+            hidden = functional_call(network.decoder, merged, (features,))
             maps |= network.interpret(hidden, task, panorama)
         return maps
 

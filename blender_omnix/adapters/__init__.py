@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """LoRA files of both engines: find, inspect, convert, inject, verify, report. Nothing is silent.
 
-Without torch, in milliseconds:
+Without torch; a large file takes a second, for all its values are looked at:
     find.find(path) -> [Found(task, name, file)];  find.task_files(root, task) -> {name: file}
     inspection.inspect(file, {module: weight shape}) -> Inspection; `.require()` raises OmnixError
     fingerprint.fingerprint(inspection) -> equal for files of which the same is injected

@@ -32,7 +32,8 @@ COMPUTE_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 @dataclass(frozen=True)
 class Injected:
     """An adapter in a model: its file's inspection, how many modules it fills, how many of the
-    file's tensors are in the model bit for bit, in the type the model computes in."""
+    file's tensors were compared with the model and are in it, weights bit for bit in the type the
+    model computes in and alphas as the scale they make."""
 
     name: str
     inspection: Inspection
@@ -104,6 +105,7 @@ def verify(model: nn.Module, name: str, inspection: Inspection) -> Injected:
             f"{len(lacking)} not injected ({listing(lacking)}), "
             f"{len(extra)} extra ({listing(extra)})."
         )
+    equal: set[str] = set()
     unequal: dict[str, None] = {}
     with _reader(inspection.file) as file:
         for path, item in inspection.modules.items():
@@ -121,14 +123,18 @@ def verify(model: nn.Module, name: str, inspection: Inspection) -> Injected:
                 # Or lose all there is: tensors of zeros were refused.
                 elif weight.dtype != stored.dtype and not weight.any():
                     unequal[f"{key} is nothing but zeros in {weight.dtype}"] = None
+                else:
+                    equal.add(key)
             if layer.scaling[name] != item.scale:
                 unequal[f"{path} is scaled by {layer.scaling[name]}, not {item.scale}"] = None
+            elif item.alpha_key is not None:
+                equal.add(item.alpha_key)
     if unequal:
         raise OmnixError(
             f"The adapter {inspection.file} differs from what is in the model: "
             f"{listing(list(unequal))}."
         )
-    return Injected(name, inspection, len(filled), inspection.tensors)
+    return Injected(name, inspection, len(filled), len(equal))
 
 
 def remove(model: nn.Module, names: Collection[str]) -> None:

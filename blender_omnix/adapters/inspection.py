@@ -37,7 +37,8 @@ PROBLEMS = {
 
 @dataclass(frozen=True)
 class LowRank:
-    """What a file holds for one module of the model: (alpha / rank) B[rows] A."""
+    """What a file holds for one module of the model, (alpha / rank) B[rows] A; `a`, `b` and
+    `alpha_key` name its tensors."""
 
     module: str
     a: str
@@ -45,6 +46,7 @@ class LowRank:
     rows: tuple[int, int]
     rank: int
     alpha: float | None
+    alpha_key: str | None
 
     @property
     def scale(self) -> float:
@@ -97,14 +99,11 @@ class Inspection:
             )
 
 
-def inspect(
-    file: str | Path, expected: Mapping[str, tuple[int, ...]], *, with_values: bool = True
-) -> Inspection:
+def inspect(file: str | Path, expected: Mapping[str, tuple[int, ...]]) -> Inspection:
     """Describe an adapter file and everything that is wrong with it.
 
     `expected` has the modules the adapter must fill, each with its weight's shape: (rows, columns),
-    or (out, in, height, width) of a convolution. `with_values=False` reads the header and alphas
-    alone, in milliseconds; MLP rows of a fused `linear1` are then taken to be zero.
+    or (out, in, height, width) of a convolution.
     Raises OmnixError where the file is no sound safetensors file at all.
     """
     header = read_header(file)
@@ -119,13 +118,12 @@ def inspect(
         problems["mixed"] += [k for p in pairs.values() if p.format != usual for k in p.names]
     claimed: set[str] = set()
     for stem, pair in pairs.items():
-        for item in _fill(result, stem, pair, expected, claimed, with_values):
+        for item in _fill(result, stem, pair, expected, claimed):
             result.modules[item.module] = item
     result.named = len(claimed)
     problems["missing"] += [name for name in expected if name not in claimed]
     problems["bad_alpha"] += _partial_alpha(pairs)
-    if with_values:
-        _check_values(result)
+    _check_values(result)
     shapes = [header.tensors[pair.a].shape for pair in pairs.values() if pair.a]
     result.ranks = sorted({shape[0] for shape in shapes if shape})
     result.alphas = sorted({x.alpha for x in result.modules.values() if x.alpha is not None})
@@ -146,7 +144,6 @@ def _fill(
     pair: Pair,
     expected: Mapping[str, tuple[int, ...]],
     claimed: set[str],
-    with_values: bool,
 ) -> list[LowRank]:
     """The modules a pair fills; what does not fit goes into the problems."""
     problems, tensors = result.problems, result.header.tensors
@@ -179,8 +176,8 @@ def _fill(
     items = []
     for part, rows in zip(parts, ranges, strict=True):
         if part not in expected:  # the MLP's rows of linear1
-            whole = raw(result.header, pair.b) if with_values else None
-            if whole is not None and not flaws(whole[slice(*rows)], tensors[pair.b].dtype).zero:
+            whole = raw(result.header, pair.b)
+            if not flaws(whole[slice(*rows)], tensors[pair.b].dtype).zero:
                 problems["unknown"].append(f"{pair.b} rows {rows[0]} to {rows[1] - 1} ({part})")
             continue
         out, columns, *kernel = expected[part]
@@ -190,7 +187,7 @@ def _fill(
             if found != wanted:
                 problems["wrong_shape"].append(f"{key} {list(found)} instead of {list(wanted)}")
         if a == wanted_a and found_b == wanted_b:
-            items.append(LowRank(part, pair.a, pair.b, rows, a[0], alpha))
+            items.append(LowRank(part, pair.a, pair.b, rows, a[0], alpha, pair.alpha))
     return items
 
 

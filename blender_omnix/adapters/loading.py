@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,13 @@ from diffusers import FluxTransformer2DModel
 from diffusers.utils import logging
 from safetensors import SafetensorError
 
-from ..errors import OmnixError
+from ..errors import OmnixError, lacks_memory
 
 # Diffusers and Transformers meet damaged files with whatever exception comes next.
 _DAMAGE = (
     *(OSError, SafetensorError, ValueError, RuntimeError),
     *(LookupError, TypeError, AttributeError),
 )
-# How torch, CUDA, Metal, Linux and Windows say that there is no memory left.
-_NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "os error 1455")
 
 
 @contextlib.contextmanager
@@ -39,17 +36,6 @@ def reading(folder: Path) -> Iterator[None]:
             ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OmnixError(f"{folder} cannot be read ({reason}); download it again.") from error
-
-
-def lacks_memory(error: BaseException | None) -> bool:
-    """Whether an error, or one that it was raised in place of, tells of too little memory."""
-    while error is not None:
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-            return True
-        if any(words in str(error).lower() for words in _NO_MEMORY):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def require_complete(folder: Path, info: Mapping[str, Any]) -> None:

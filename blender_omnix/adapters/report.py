@@ -34,8 +34,8 @@ class Measured:
 def entry(task: str, injected: Injected, effect: Effect | None = None) -> dict[str, Any]:
     """The entry of an adapter in use, for `adapters` in report.json.
 
-    `tensors_equal` counts the file's tensors that are in the model bit for bit; the effects are
-    relative RMS changes of the output, null where not measured.
+    `tensors_equal` counts the file's tensors that were compared and are in the model (see
+    `Injected`); the effects are relative RMS changes of the output, null where not measured.
     """
     inspection = injected.inspection
     return {
@@ -43,12 +43,7 @@ def entry(task: str, injected: Injected, effect: Effect | None = None) -> dict[s
         "name": injected.name,
         "file": str(inspection.file),
         "sha256": sha256(inspection.file),
-        "format": inspection.format,
-        "rank": single(inspection.ranks),
-        "alpha": single(inspection.alphas),
-        "dtype": single(inspection.dtypes),
-        "tensors": inspection.tensors,
-        "modules_expected": inspection.expected,
+        **_contents(inspection),
         "modules_injected": injected.modules,
         "tensors_equal": injected.tensors_equal,
         "effect_off": effect.off if effect else None,
@@ -59,14 +54,20 @@ def entry(task: str, injected: Injected, effect: Effect | None = None) -> dict[s
 def findings(inspection: Inspection) -> dict[str, Any]:
     """Everything an inspection found, ready for JSON."""
     return {
+        **_contents(inspection),
+        "modules": inspection.named,
+        **{kind: list(inspection.problems[kind]) for kind in PROBLEMS},
+    }
+
+
+def _contents(inspection: Inspection) -> dict[str, Any]:
+    return {
         "format": inspection.format,
         "rank": single(inspection.ranks),
         "alpha": single(inspection.alphas),
         "dtype": single(inspection.dtypes),
-        "modules": inspection.named,
-        "modules_expected": inspection.expected,
         "tensors": inspection.tensors,
-        **{kind: list(inspection.problems[kind]) for kind in PROBLEMS},
+        "modules_expected": inspection.expected,
     }
 
 

@@ -34,9 +34,9 @@ class Engine(Protocol):
     def load(self, progress: Progress) -> None:
         """Read what stays in memory between jobs and check it. Does nothing when already loaded.
 
-        Every adapter is injected and verified here, or, by an engine too large to hold them all,
-        in `predict` before its first use. Raises OmnixError naming the file that is missing,
-        altered or does not fit.
+        `progress(stage, fraction)` runs 0..1 over the loading. Every adapter is injected and
+        verified here, or, by an engine too large to hold them all, in `predict` before its first
+        use. Raises OmnixError naming the file that is missing, altered or does not fit.
         """
 
     def unload(self) -> None:
@@ -61,4 +61,4 @@ class Engine(Protocol):
         """The report's `adapters` entries, one per adapter injected so far."""
 
     def warnings(self, maps: Collection[str]) -> list[str]:
-        """Sentences for the report on what the user should know of `maps`, once loaded."""
+        """Sentences for the report on what the user should know of `maps`, as last predicted."""

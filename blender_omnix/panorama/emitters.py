@@ -80,7 +80,8 @@ def emission(
         np.log2(np.maximum(strength, 1e-6), out=strength)
         edge, seed, sure = np.log2([EDGE, SEED, SURE]).tolist()
         fade = 1.0
-    peak = _block_peak(strength, *size)
+    # A lamp may be smaller than a block.
+    peak = resample.block_max(strength, *size)
     region = _glowing(np.where(surface, peak, -np.inf), edge, seed, sure, light)
     gate = (regions.grow(region) & surface).astype(np.float32)
 
@@ -138,10 +139,3 @@ def _white(light: np.ndarray, surface: np.ndarray, albedo: np.ndarray | None) ->
     # A dark corner receives less light, but not so little that a wall beyond it seems to glow.
     white = np.maximum(local, 0.5 * everywhere) + 1e-6
     return resample.shrink(white.reshape(small), *light.shape)
-
-
-def _block_peak(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The largest value in each of height x width blocks: a lamp may be smaller than a block."""
-    rows = np.arange(height) * image.shape[0] // height
-    columns = np.arange(width) * image.shape[1] // width
-    return np.maximum.reduceat(np.maximum.reduceat(image, rows, axis=0), columns, axis=1)

@@ -13,22 +13,41 @@ import numpy as np
 
 def azimuths(width: int) -> np.ndarray:
     """Azimuth of each column's centre, ``atan2(y, x)`` in radians: (W,) float64, falling with u."""
-    return np.pi - (np.arange(width) + 0.5) * (2.0 * np.pi / width)
+    return _azimuth(np.arange(width) + 0.5, width)
 
 
 def elevations(height: int) -> np.ndarray:
     """Elevation of each row's centre in radians, top row first: (H,) float64."""
-    return np.pi / 2.0 - (np.arange(height) + 0.5) * (np.pi / height)
+    return _elevation(np.arange(height) + 0.5, height)
 
 
 def directions(height: int, width: int, *, rows: slice = slice(None)) -> np.ndarray:
     """Unit view rays at the pixel centres, Blender's frame: (H, W, 3) float32, or some rows."""
-    azimuth, elevation = azimuths(width), elevations(height)[rows, None]
-    rays = np.empty((len(elevation), width, 3), np.float32)
-    rays[..., 0] = np.cos(elevation) * np.cos(azimuth)
-    rays[..., 1] = np.cos(elevation) * np.sin(azimuth)
+    row, column = np.arange(height)[rows, None] + 0.5, np.arange(width) + 0.5
+    return rays_at(row, column, (height, width))
+
+
+def rays_at(row: np.ndarray, column: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Unit view rays of places in a panorama of `shape` (H, W), Blender's frame: (..., 3) float32.
+
+    ``row`` and ``column``, which broadcast, count pixels from the top left corner of the picture:
+    pixel (j, i) has its centre at row j + 0.5, column i + 0.5.
+    """
+    elevation, azimuth = _elevation(row, shape[0]), _azimuth(column, shape[1])
+    flat = np.cos(elevation)
+    rays = np.empty((*np.broadcast_shapes(elevation.shape, azimuth.shape), 3), np.float32)
+    rays[..., 0] = flat * np.cos(azimuth)
+    rays[..., 1] = flat * np.sin(azimuth)
     rays[..., 2] = np.sin(elevation)
     return rays
+
+
+def _azimuth(column: np.ndarray, width: int) -> np.ndarray:
+    return np.pi - column * (2.0 * np.pi / width)
+
+
+def _elevation(row: np.ndarray, height: int) -> np.ndarray:
+    return np.pi / 2.0 - row * (np.pi / height)
 
 
 def project(directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import frames
+from . import frames, weighted
 
 CONE = 60.0  # degrees around the nadir in which the floor is looked for
 LEVEL = 0.9  # least upward component of a floor's normal
@@ -43,12 +43,12 @@ def scale_to_camera_height(
     if weight[level].sum() >= LEAST_FLOOR * weight[cone].sum():
         return float(camera_height / _lowest_common(drop[level], weight[level])), None
     if (cone & solid).any():
-        found = _median(drop[cone & solid], weight[cone & solid])
+        found = weighted.median(drop[cone & solid], weight[cone & solid])
         return float(camera_height / found), (
             "No level floor was found below the camera; the scale is a guess from what lies there."
         )
     if solid.any():
-        found = _median(depth[solid], weight[solid])
+        found = weighted.median(depth[solid], weight[solid])
         return float(2.0 * camera_height / found), (
             "Nothing but sky was found below the camera; the scale is a guess."
         )
@@ -68,10 +68,4 @@ def _lowest_common(drop: np.ndarray, weight: np.ndarray) -> float:
         lowest -= 1
     centre = octaves.min() + (lowest + 0.5) * step
     near = np.abs(octaves - centre) < 2.0 * step
-    return _median(drop[near], weight[near])
-
-
-def _median(values: np.ndarray, weights: np.ndarray) -> float:
-    order = np.argsort(values)
-    below = np.cumsum(weights[order])
-    return float(values[order[np.searchsorted(below, 0.5 * below[-1])]])
+    return weighted.median(drop[near], weight[near])

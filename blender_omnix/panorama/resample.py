@@ -64,6 +64,27 @@ def shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(np.swapaxes(image, 0, 1), np.float32)
 
 
+def nearest(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The pixels of a panorama (H, W[, C]) nearest to those of one of another size, as they are:
+    (height, width[, C])."""
+    rows, columns = pixels_at(height, image.shape[0]), pixels_at(width, image.shape[1])
+    return image[np.ix_(rows, columns)]
+
+
+def pixels_at(count: int, length: int) -> np.ndarray:
+    """Which of `length` pixels the centres of `count` equal parts lie in: (count,) int."""
+    return ((np.arange(count) + 0.5) * length / count).astype(int)
+
+
+def block_max(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The largest value of an image (H, W) in each of height x width blocks; the nearest pixel
+    where blocks are smaller."""
+    for axis, count in ((0, height), (1, width)):
+        starts = np.arange(count) * image.shape[axis] // count
+        image = np.maximum.reduceat(image, starts, axis=axis)
+    return image
+
+
 def upsample(image: np.ndarray, guide: np.ndarray, *, kind: str) -> np.ndarray:
     """Bring a map to the size of the picture that it belongs to, with the picture's edges.
 
@@ -144,8 +165,8 @@ def _joint_bilateral(
     # Planes of one value each: (values, h + 2, w + 2).
     table = np.ascontiguousarray(np.concatenate(layers, axis=2).transpose(2, 0, 1), np.float32)
     height, width = guide.shape[:2]
-    row, y = _nearest(image.shape[0], height)
-    column, x = _nearest(image.shape[1], width)
+    row, y = _coarse(image.shape[0], height)
+    column, x = _coarse(image.shape[1], width)
     band = max(1, _BAND_PIXELS // width)
     for start in range(0, height, band):
         rows = slice(start, min(start + band, height))
@@ -180,7 +201,7 @@ def _joint_bilateral(
         yield rows, total.transpose(1, 2, 0)
 
 
-def _nearest(small: int, large: int) -> tuple[np.ndarray, np.ndarray]:
+def _coarse(small: int, large: int) -> tuple[np.ndarray, np.ndarray]:
     """For each fine pixel the nearest coarse one, counted in the padded map, and the way there."""
     position = (np.arange(large) + 0.5) * small / large - 0.5
     nearest = np.floor(position + 0.5)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import frames, resample
+from . import frames, resample, weighted
 
 # Rec. 709 luminance, linear.
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
@@ -85,16 +85,10 @@ def auto_stops(linear: np.ndarray) -> float:
     if not lit.any():
         return 0.0
     light, weight = light[lit], weight[lit]
-    low, high, bright = _quantiles(light, weight, (0.1, 0.9, 0.75))
+    low, high, bright = weighted.quantile(light, weight, (0.1, 0.9, 0.75))
     typical = np.average(np.log2(np.clip(light, low, high)), weights=weight)
     stops = np.log2(MIDDLE_GREY) - typical
     return float(min(stops, -np.log2(bright)))
-
-
-def _quantiles(values: np.ndarray, weights: np.ndarray, fractions: tuple[float, ...]) -> np.ndarray:
-    order = np.argsort(values)
-    below = np.cumsum(weights[order])
-    return values[order[np.searchsorted(below, np.multiply(fractions, below[-1]))]]
 
 
 def _shoulder(values: np.ndarray, white: float) -> np.ndarray:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What host and worker say to each other: JSON objects, one to a line, ASCII.
 
-Host to worker, on its stdin:
+Host to worker, on its stdin, whose end ends the worker:
 
 | type    | fields                                                                     |
 | ------- | -------------------------------------------------------------------------- |
@@ -9,13 +9,12 @@ Host to worker, on its stdin:
 |         | the maps is for (null when it is for none)                                 |
 | cancel  | job                                                                        |
 | unload  |                                                                            |
-| quit    | (end of file means the same)                                               |
 
 Worker to host, appended to the event log in the run folder:
 
 | type      | fields                                                                    |
 | --------- | ------------------------------------------------------------------------- |
-| hello     | protocol, version, pid, python, packages {name: version}                  |
+| hello     | protocol, version, pid                                                    |
 | progress  | job, stage, fraction of the whole 0..1, seconds_left (null when unknown)  |
 | done      | job, folder, warnings [sentence], seconds                                 |
 | failed    | job (null when it belongs to none), message                               |

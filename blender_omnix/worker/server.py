@@ -13,18 +13,16 @@ import dataclasses
 import errno
 import gc
 import os
-import platform
 import sys
 import threading
 import time
 import traceback
 from collections import deque
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__, engines, extract, maps
-from ..errors import Cancelled, OmnixError, unreachable
+from ..errors import Cancelled, OmnixError, sentence
 from .blender_numpy import provide_metadata
 from .estimate import TimeLeft
 from .protocol import EVENTS, HEARTBEAT, LOG, PASSING, PROTOCOL, LineBuffer, Message, decode, encode
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 # How long a job may take to notice that the host is gone.
 FAREWELL = 1.0
 PROGRESS_INTERVAL = 0.1
-_PACKAGES = ("numpy", "torch", "peft", "diffusers", "safetensors", "OpenImageIO")
 
 
 class Events:
@@ -69,10 +66,11 @@ class Worker:
         self._log = run_dir / LOG
         self._idle_seconds = idle_seconds
         self._changed = threading.Condition()
-        # Guarded by _changed: written by the reader thread, taken by the main thread.
+        # Guarded by _changed. The reader thread fills the queue and closes it; the main thread
+        # empties it and says which job it runs, where the heartbeat looks whether there is one.
         self._queue: deque[Message] = deque()
-        self._current: Message | None = None
         self._closing = False
+        self._current: Message | None = None
         self._stop = threading.Event()  # the current job shall end
         self._ended = threading.Event()  # the main thread is through
         self._engine: Engine | None = None
@@ -83,14 +81,7 @@ class Worker:
 
     def serve(self) -> None:
         """Run commands until stdin ends."""
-        self._events.send(
-            type="hello",
-            protocol=PROTOCOL,
-            version=__version__,
-            pid=os.getpid(),
-            python=platform.python_version(),
-            packages=_package_versions(),
-        )
+        self._events.send(type="hello", protocol=PROTOCOL, version=__version__, pid=os.getpid())
         # Windows lets nobody look at a pipe while another waits to read from it, and libraries look
         # at stdin when they are loaded: the reader has the pipe to itself.
         self._commands, empty = os.dup(0), os.open(os.devnull, os.O_RDONLY)
@@ -105,13 +96,13 @@ class Worker:
                 self._events.send(type="unloaded")
             else:
                 self._run(command)
-                self._current = None
         self._ended.set()
         reader.join()
 
     def _next_command(self) -> Message | None:
-        """The next command; an unload after the idle time, None at the end."""
+        """The next command; an unload after the idle time, None at the end. What ran is over."""
         with self._changed:
+            self._current = None
             idle_seconds = None if self._engine is None else self._idle_seconds
             self._changed.wait_for(lambda: self._queue or self._closing, idle_seconds)
             if self._closing:
@@ -143,27 +134,16 @@ class Worker:
             )
         except Cancelled:
             self._events.send(type="cancelled", job=job)
-        except OmnixError as error:
-            self._events.send(type="failed", job=job, message=str(error))
-        except ImportError as error:
-            traceback.print_exc()
-            self._events.send(type="failed", job=job, message=_lacks(error))
-        except MemoryError:
-            traceback.print_exc()
-            self._drop_engine()
-            message = "Memory ran out; try a smaller size, or close other programs."
-            self._events.send(type="failed", job=job, message=message)
         except Exception as error:  # noqa: BLE001 - the boundary of the process: a defect in one
             # job is told to the user and logged, and does not end the others.
-            traceback.print_exc()
-            sys.stderr.flush()
-            self._drop_engine()
-            message = (
+            if not isinstance(error, OmnixError):
+                traceback.print_exc()
+                sys.stderr.flush()
+                self._drop_engine()
+            message = sentence(error) or (
                 f"An unexpected error stopped the extraction ({_describe(error)}). "
                 f"The log is {self._log}."
             )
-            if isinstance(error, OSError) and error.filename is not None:
-                message = str(unreachable(error))
             self._events.send(type="failed", job=job, message=message)
         else:
             self._time_left.finish()
@@ -224,8 +204,6 @@ class Worker:
             while data := os.read(self._commands, 1 << 16):
                 for line in lines.feed(data):
                     self._obey(line)
-                if self._closing:
-                    break
         finally:
             # Whatever ends the reader ends the process, which would be deaf.
             self._leave()
@@ -247,8 +225,6 @@ class Worker:
             self._enqueue(message)
         elif kind == "cancel":
             self._cancel(message["job"])
-        elif kind == "quit":
-            self._closing = True
         else:
             raise ValueError(f"unknown message {kind!r}")
 
@@ -285,7 +261,9 @@ class Worker:
 
     def _say_alive(self) -> None:
         while not self._ended.wait(HEARTBEAT):
-            if self._current is not None:
+            with self._changed:
+                busy = self._current is not None
+            if busy:
                 self._events.send(type="alive")
 
 
@@ -314,31 +292,8 @@ def _settings(fields: dict[str, Any]) -> extract.Settings:
     return extract.Settings(**fields)
 
 
-def _lacks(error: ImportError) -> str:
-    """What to tell where a library is missing, or one that it needs itself."""
-    if isinstance(error, ModuleNotFoundError):
-        return (
-            f"The Python of the worker, {sys.executable}, has no {error.name}; in the "
-            "preferences of the extension, name one that has it as External Python."
-        )
-    return (
-        f"The Python of the worker, {sys.executable}, cannot load a library ({error}); on Windows "
-        "the Microsoft Visual C++ Redistributable may be missing."
-    )
-
-
 def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-def _package_versions() -> dict[str, str]:
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def main(arguments: list[str]) -> None:

@@ -178,13 +178,13 @@ def furnish(rng: Rng, materials: Materials, room: Room, style: str) -> None:
             1
         ] - room.low[1]:
             meshes.add(carpet, fu.resolve(carpet, materials), (x, y, 0))
-    hang(rng, materials, room, style)
+    hang(rng, materials, room)
     if style in ("hall", "corridor", "industrial", "living") and rng.random() < 0.2:
         steps = fu.stairs(rng, room.height - 0.05)
         _against_wall(rng, materials, room, steps, 14, 0.0)
 
 
-def hang(rng: Rng, materials: Materials, room: Room, style: str) -> None:
+def hang(rng: Rng, materials: Materials, room: Room) -> None:
     """Pictures, mirrors, screens, wall shelves and radiators on free stretches of wall."""
     for wall in room.walls:
         for _ in range(int(rng.integers(0, 4))):

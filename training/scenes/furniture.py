@@ -72,14 +72,14 @@ def _cover(rng: Rng) -> str:
     return pick(rng, "fabric", "fabric", "fabric", "leather", "linen")
 
 
-def _legs(rng: Rng, slot: str, w: float, d: float, h: float, inset: float = 0.04) -> Shape:
+def _legs(rng: Rng, slot: str, w: float, d: float, h: float) -> Shape:
     thick = rng.uniform(0.015, 0.04)
     parts = []
     square = rng.random() < 0.5
     splay = rng.uniform(0, 0.08) if rng.random() < 0.4 else 0.0
     for sx in (-1, 1):
         for sy in (-1, 1):
-            x, y = sx * (w / 2 - inset), sy * (d / 2 - inset)
+            x, y = sx * (w / 2 - 0.04), sy * (d / 2 - 0.04)
             if square and not splay:
                 parts.append(box(slot, (x - thick, y - thick, 0), (x + thick, y + thick, h)))
             else:
@@ -316,9 +316,9 @@ def cabinet(
     return shape
 
 
-def kitchen(rng: Rng, w: float | None = None) -> Shape:
+def kitchen(rng: Rng) -> Shape:
     """A kitchen run: counter, fronts, oven, sink, wall cupboards, tall fridge at one end."""
-    w = w or rng.uniform(1.8, 3.6)
+    w = rng.uniform(1.8, 3.6)
     d, h = 0.6, rng.uniform(0.86, 0.94)
     metal = pick(rng, "metal", "polished", "metal", "painted_metal")
     top = pick(rng, "stone", "stone", "wood", "metal", "lacquer")

@@ -346,8 +346,8 @@ def tint(rng: Rng, kelvin: tuple[float, float] | None = None) -> np.ndarray:
     return rgb / rgb.mean()
 
 
-def conditions(rng: Rng, components: list[str], count: int = 8) -> np.ndarray:
-    """Lighting conditions as RGB weights (count, K, 3) of normalised components.
+def conditions(rng: Rng, components: list[str]) -> np.ndarray:
+    """Lighting conditions as RGB weights (8, K, 3) of normalised components.
 
     Day, overcast, dusk, lamps only, both lamp groups apart, mixed, and strange ones; those that
     need a component the scene lacks fall back to what there is.
@@ -402,4 +402,4 @@ def conditions(rng: Rng, components: list[str], count: int = 8) -> np.ndarray:
         makers = [lit, night, one_lamp, lit, one_lamp, strange]
     else:
         makers = [day, overcast, low_sun, day, strange, overcast]
-    return np.stack([weights(**makers[k % len(makers)]()) for k in range(count)]).astype(np.float32)
+    return np.stack([weights(**makers[k % len(makers)]()) for k in range(8)]).astype(np.float32)

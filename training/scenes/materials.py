@@ -332,11 +332,11 @@ class Materials:
         graph = _Graph("varied")
         return graph.finish(graph.island_colours(colours), roughness, 0.0)
 
-    def emitter(self, rgb, strength: float, roughness: float = 0.6) -> bpy.types.Material:
+    def emitter(self, rgb, strength: float) -> bpy.types.Material:
         """A lamp: base colour (sRGB-encoded) that also emits `strength` times its own tint."""
         graph = _Graph("emitter")
         base = graph.colour(np.asarray(rgb, float))
-        return graph.finish(base, roughness, 0.0, emission=(np.asarray(rgb) ** 2.2, strength))
+        return graph.finish(base, 0.6, 0.0, emission=(np.asarray(rgb) ** 2.2, strength))
 
     def picture(self, width: float, height: float) -> bpy.types.Material:
         """A painting that fills a flat panel of the given size once."""

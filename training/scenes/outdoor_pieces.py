@@ -88,7 +88,7 @@ def boulder(rng: Rng, size: float) -> Shape:
     return [part]
 
 
-def building(rng: Rng, w: float, d: float, h: float, lit: bool = True) -> Shape:
+def building(rng: Rng, w: float, d: float, h: float) -> Shape:
     """A house with windows, doors and a roof; front at y = 0, body behind it at y > 0."""
     storey = rng.uniform(2.6, 3.6)
     storeys = max(1, int(h / storey))
@@ -119,7 +119,7 @@ def building(rng: Rng, w: float, d: float, h: float, lit: bool = True) -> Shape:
                     )
                 )
                 continue
-            pane = lit_pane if lit and rng.random() < 0.2 else "glazing"
+            pane = lit_pane if rng.random() < 0.2 else "glazing"
             shape.append(
                 box(
                     pane,

@@ -106,7 +106,7 @@ def build(rng: Rng, materials: Materials, style: str | None = None) -> dict:
         )
         elevation = np.radians(rng.uniform(8, 60))
         lights.sun(rng, elevation, _sun_azimuth(rng, room), rng.uniform(4, 18))
-        _outside(rng, materials, room)
+        _outside(rng, materials)
         groups += ["environment", "sun"]
     else:
         outside = "none"
@@ -605,7 +605,7 @@ def _sun_azimuth(rng: Rng, room: Room) -> float:
     return float(np.arctan2(out[1], out[0]) + rng.uniform(-1.0, 1.0))
 
 
-def _outside(rng: Rng, materials: Materials, room: Room) -> None:
+def _outside(rng: Rng, materials: Materials) -> None:
     """Ground, facades and trees that the windows may show."""
     level = -rng.choice([rng.uniform(0.1, 0.5), rng.uniform(3, 12)])
     kind = materials.any("grass", "asphalt", "paving", "soil")

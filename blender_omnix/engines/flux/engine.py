@@ -15,8 +15,7 @@ import torch
 
 from ...adapters import find, report
 from ...adapters.fingerprint import fingerprint
-from ...adapters.loading import lacks_memory
-from ...errors import Cancelled, OmnixError
+from ...errors import Cancelled, OmnixError, lacks_memory
 from ...panorama import resample
 from . import autoencoder, components, conditions, pipeline, prompt, readout
 from .sampler import Sampler
@@ -127,6 +126,7 @@ class FluxEngine:
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         with _out_of_memory():
             parts = components.load(self.weights, dtype)
+            progress("Loading FLUX", 0.7)
             # Before the move: the modulation's weights stay behind, and fp8 halves what is moved.
             sampler = Sampler(parts, embeddings)
             if self.fp8:

@@ -30,23 +30,26 @@ def read(task: str, image: np.ndarray) -> Prediction:
 
 def read_normal(image: np.ndarray) -> Prediction:
     """World-space n = 2c - 1 in OmniX's frame to unit normals in Blender's, facing the viewer."""
-    normal = frames.blender_from_omnix(image * 2 - 1).astype(np.float32)
-    height, width = image.shape[:2]
-    rays = frames.directions(height, width)
-    length = np.linalg.norm(normal, axis=-1, keepdims=True)
-    # A mid-grey pixel has no direction; a surface square to the view is the neutral reading.
-    normal = np.where(length > 1e-3, normal / np.maximum(length, 1e-3), -rays)
-    away = np.sum(normal * rays, axis=-1, keepdims=True) > 0
-    return {"normal": np.where(away, -normal, normal)}
+    normal, away = _decode_normal(image)
+    return {"normal": np.where(away[..., None], -normal, normal)}
 
 
 def facing_away(image: np.ndarray) -> float:
     """Share of the sphere whose normals, decoded from a task's image, face away from the viewer,
     which `read_normal` turns round: small where the adapters do what they should."""
-    normal = frames.blender_from_omnix(image * 2 - 1)
-    height, width = image.shape[:2]
-    away = (normal * frames.directions(height, width)).sum(axis=-1) > 0
-    return float(np.average(away.mean(axis=1), weights=frames.solid_angles(height, width)))
+    _, away = _decode_normal(image)
+    return float(np.average(away.mean(axis=1), weights=frames.solid_angles(*away.shape)))
+
+
+def _decode_normal(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit normals (h, w, 3) in Blender's frame as they stand in the image, and which of them face
+    away from the viewer, (h, w)."""
+    normal = frames.blender_from_omnix(image * 2 - 1).astype(np.float32)
+    rays = frames.directions(*image.shape[:2])
+    length = np.linalg.norm(normal, axis=-1, keepdims=True)
+    # A mid-grey pixel has no direction; a surface square to the view is the neutral reading.
+    normal = np.where(length > 1e-3, normal / np.maximum(length, 1e-3), -rays)
+    return normal, np.sum(normal * rays, axis=-1) > 0
 
 
 def read_depth(image: np.ndarray) -> Prediction:

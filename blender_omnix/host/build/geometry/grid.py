@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....panorama import frames
+from ....panorama import frames, resample
 
 # Metres; beyond them is the sky, as in a depth pass that was rendered.
 FAR = 1e6
@@ -43,8 +43,9 @@ class Grid:
         return self.depth.shape[0], self.depth.shape[1]
 
 
-def reduce(depth: np.ndarray, normal: np.ndarray, columns: int) -> Grid:
-    """Maps (H, W), (H, W, 3) as a grid of at most `columns` cells around the horizon.
+def reduce(depth: np.ndarray, normal: np.ndarray | None, columns: int) -> Grid:
+    """Maps (H, W), (H, W, 3) as a grid of at most `columns` cells around the horizon. Without a
+    normal map all surfaces face the viewpoint.
 
     Each cell takes the pixel of median depth in its block, carried along that pixel's plane to
     the centre of the cell: an average would lie half-way between a chair and the wall behind it.
@@ -53,24 +54,20 @@ def reduce(depth: np.ndarray, normal: np.ndarray, columns: int) -> Grid:
     rows = max(1, min(columns // 2, height))
     columns = 2 * rows
     taps = max(1, round(height / rows))
-    row = ((np.arange(rows * taps) + 0.5) * height / (rows * taps)).astype(int)
-    column = ((np.arange(columns * taps) + 0.5) * width / (columns * taps)).astype(int)
+    row = resample.pixels_at(rows * taps, height)
+    column = resample.pixels_at(columns * taps, width)
     rays = frames.directions(rows, columns)
-    if taps == 1:
-        return Grid(
-            rays,
-            np.ascontiguousarray(depth[row][:, column], np.float32),
-            unit(normal[row][:, column]),
-        )
     blocks = depth[row][:, column].reshape(rows, taps, columns, taps).swapaxes(1, 2)
     blocks = blocks.reshape(rows, columns, taps * taps).astype(np.float32)
     middle = taps * taps // 2
     chosen = np.argpartition(blocks, middle, axis=2)[..., middle]
+    median = np.take_along_axis(blocks, chosen[..., None], axis=2)[..., 0]
     pixel_row = row[np.arange(rows)[:, None] * taps + chosen // taps]
     pixel_column = column[np.arange(columns) * taps + chosen % taps]
-    cell_normal = unit(normal[pixel_row, pixel_column])
-    pixel_rays = frames.directions(height, width)[pixel_row, pixel_column]
-    median = np.take_along_axis(blocks, chosen[..., None], axis=2)[..., 0]
+    pixel_rays = frames.rays_at(pixel_row + 0.5, pixel_column + 0.5, (height, width))
+    cell_normal = unit(-pixel_rays if normal is None else normal[pixel_row, pixel_column])
+    if taps == 1:
+        return Grid(rays, median, cell_normal)
     return Grid(rays, median / _tilt(cell_normal, pixel_rays, rays), cell_normal)
 
 

@@ -17,6 +17,7 @@ from .grid import BENT, NEIGHBOURS, Grid, corner_rays, dot, unit
 _TRIES, _ON_FRAME, _MOST = 128, 0.03, 16
 # A bar between two panes of one window is at most the `_BARS / 2`th part of the panorama's width.
 _BARS = 256
+_HULL_ROWS = 64
 # Points multiplied at a time, so that the products stay in the cache.
 _BAND_POINTS = 2**11
 
@@ -158,14 +159,14 @@ def _frame_plane(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
     return candidates[best] if on_plane[:, best].mean() >= 0.5 else nowhere
 
 
-def hull(is_open: np.ndarray, walls: Walls, rows: int = 64) -> Shell:
+def hull(is_open: np.ndarray, walls: Walls) -> Shell:
     """A coarse shell just outside the place, open where one looks out of it, (R, C) bool.
 
     It lies 4 % outside the `walls`, so that no lamp in the place has it in front of what it lights:
     it stops outside light without casting shadows of its own. It is open a cell further than asked,
     since the sun comes in at a slant.
     """
-    rows = min(rows, is_open.shape[0])
+    rows = min(_HULL_ROWS, is_open.shape[0])
     columns = 2 * rows
     rays = corner_rays(rows)
     radius = 1.04 * reach(walls, rays)[0]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ....panorama import frames
+from ....panorama import frames, resample
 from . import background, backs, openings
 from .background import Hidden
 from .faces import (
@@ -29,7 +29,7 @@ def lamp_cells(emission: np.ndarray, grid: Grid) -> np.ndarray:
     """(R C,) bool: the brightest cells of an emission map (H, W, 3), which together give 99 % of
     the light that surfaces emit. A cell is as bright as its brightest pixel."""
     rows, columns = grid.shape
-    brightest = _block_max(emission.max(axis=2), rows, columns)
+    brightest = resample.block_max(emission.max(axis=2), rows, columns)
     power = brightest * frames.solid_angles(rows, columns)[:, None] * (grid.depth > 0)
     power = power.ravel()
     order = np.argsort(-power)
@@ -38,14 +38,6 @@ def lamp_cells(emission: np.ndarray, grid: Grid) -> np.ndarray:
     if total > 0:
         lamps[order[: np.searchsorted(np.cumsum(power[order]), 0.99 * total) + 1]] = True
     return lamps
-
-
-def _block_max(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """The largest value in each cell of a grid; the nearest pixel where cells are smaller."""
-    for axis, count in ((0, rows), (1, columns)):
-        starts = np.arange(count) * values.shape[axis] // count
-        values = np.maximum.reduceat(values, starts, axis=axis)
-    return values
 
 
 def shells(

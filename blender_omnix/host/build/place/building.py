@@ -13,7 +13,7 @@ import numpy as np
 
 from .... import maps
 from ....errors import OmnixError
-from ....panorama import clean, frames, smooth
+from ....panorama import clean, smooth
 from ... import paths
 from ...identity import BUILT, STATE
 from .. import geometry, images, material, mesh, preview
@@ -329,10 +329,7 @@ class _Cut:
 def _cut(textures: Mapping[str, bpy.types.Image], settings: Settings) -> _Cut:
     """Read the maps and cut the geometry; OmnixError when there is nothing to build from."""
     depth = _read_depth(textures["depth"])
-    if "normal" in textures:
-        normal = images.read_normal(textures["normal"], depth.shape)
-    else:
-        normal = -frames.directions(*depth.shape)
+    normal = images.read_normal(textures["normal"], depth.shape) if "normal" in textures else None
     grid = geometry.reduce(depth, normal, settings.detail)
     if not (grid.depth > 0).any():
         raise OmnixError(
