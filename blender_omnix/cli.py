@@ -35,10 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A path that the terminal's encoding lacks is told all the same, as stderr does.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    # A terminated command cleans up exactly as an interrupted one.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    asked_to_stop = _asked_to_stop()
     try:
         args = _parser().parse_args(arguments)
+        if asked_to_stop():
+            raise Cancelled
+        if args.run is _extract:
+            args.cancelled = asked_to_stop
+        else:
+            _stop_when_asked()
         code = int(args.run(args))
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -157,7 +162,7 @@ def _extract(args: argparse.Namespace) -> int:
         args.out,
         settings,
         progress=None if args.quiet else print_progress,
-        cancelled=_asked_to_stop(),
+        cancelled=args.cancelled,
     )
     for warning in report["warnings"]:
         print(f"Warning: {warning}", file=sys.stderr)
@@ -177,10 +182,18 @@ def _asked_to_stop() -> Callable[[], bool]:
         if came:
             signal.default_int_handler(number, frame)
         came.append(number)
+        # print() may be what was interrupted.
+        os.write(2, b"\nStopping; once more stops at once.\n")
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
     return lambda: bool(came)
+
+
+def _stop_when_asked() -> None:
+    """Let Ctrl-C and SIGTERM both interrupt what runs: a terminated command cleans up too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def print_progress(stage: str, fraction: float) -> None:

@@ -47,6 +47,27 @@ def test_a_python_without_the_packages_gives_one_sentence(tmp_path):
     assert f"{sys.executable}, has no numpy; use one that has it" in line
 
 
+def test_ctrl_c_while_libraries_are_imported_is_told_as_that(tmp_path, monkeypatch, capfd):
+    parser = cli._parser
+
+    def imports():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:  # as numpy's import does
+            raise ImportError("numpy cannot be imported") from None
+        return parser()
+
+    monkeypatch.setattr(cli, "_parser", imports)
+    assert cli.main(["extract", "a.exr", "--out", str(tmp_path / "out")]) == cli.INTERRUPTED
+    told = capfd.readouterr().err.split("\n")
+    assert told == [
+        "",
+        "Stopping; once more stops at once.",
+        "Interrupted; nothing was written.",
+        "",
+    ]
+
+
 def test_too_little_memory_gives_one_sentence_and_a_defect_its_traceback(monkeypatch, capsys):
     def fail(error):
         def create(name, options=None):

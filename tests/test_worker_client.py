@@ -61,13 +61,34 @@ def test_the_worker_sees_its_own_packages_and_stays_offline():
         (0xC0000005, "access violation"),
         (0xC0000017 - (1 << 32), "ran out of memory"),
         (0xC0000135, "DLL"),
-        (3, "exit code 3: ImportError: no"),
+        (3, "exit code 3: SystemExit: no"),
     ],
 )
 def test_exit_codes_become_sentences(tmp_path, code, words):
     log = tmp_path / "worker.log"
-    log.write_text("Traceback\n  ...\nImportError: no\n\n")
-    assert words in client._exit_sentence(code, log)
+    log.write_text("Traceback\n  ...\nSystemExit: no\n\n")
+    assert words in client._exit_sentence(code, log, "python")
+
+
+def test_a_python_without_the_packages_is_named(tmp_path):
+    bare = client.WorkerClient("python", ROOT, "blender_omnix.worker.server", tmp_path)
+    bare.python = str(tmp_path / "bare")
+    Path(bare.python).write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    Path(bare.python).chmod(0o755)
+    bare.extract("1", "room.png", "set", {})
+    bare._process.wait()
+    (event,) = bare.poll()
+    assert f"The worker's Python, {bare.python}, lacks a package" in event["message"]
+    assert "as External Python in the preferences" in event["message"]
+    bare.close()
+
+
+def test_an_older_python_is_told_which_one_is_needed(monkeypatch):
+    from blender_omnix.worker import server
+
+    monkeypatch.setattr(sys, "version_info", (3, 10, 14))
+    with pytest.raises(SystemExit, match=r"needs Python 3.11 or newer, this is 3.10"):
+        server.main(["run", "600"])
 
 
 def test_old_runs_are_removed_and_recent_ones_stay(tmp_path):

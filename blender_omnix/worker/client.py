@@ -189,7 +189,7 @@ class WorkerClient:
             )
         elif died and self._jobs:
             assert self._process is not None
-            reason = _exit_sentence(self._process.returncode, self.log_path)
+            reason = _exit_sentence(self._process.returncode, self.log_path, self.python)
             events += self._give_up(f"{reason} The log is {self.log_path}.")
         return events
 
@@ -294,8 +294,8 @@ def _detached() -> dict[str, Any]:
     return {"start_new_session": True}
 
 
-def _exit_sentence(code: int | None, log: Path | None) -> str:
-    """Why a process that should still be running is not."""
+def _exit_sentence(code: int | None, log: Path | None, python: str) -> str:
+    """Why a process of `python` that should still be running is not."""
     # Windows: STATUS_ACCESS_VIOLATION, STATUS_NO_MEMORY and STATUS_DLL_NOT_FOUND.
     windows = {
         0xC0000005: "The worker crashed (access violation).",
@@ -315,6 +315,11 @@ def _exit_sentence(code: int | None, log: Path | None) -> str:
     if code == 0:
         return "The worker ended before its work was done."
     last = _last_line(log)
+    if last.startswith(("ModuleNotFoundError:", "ImportError:")):  # before it could say so itself
+        return (
+            f"The worker's Python, {python}, lacks a package ({last}); choose one that has those "
+            "of the extension, as External Python in the preferences, or leave that empty."
+        )
     return f"The worker stopped with an error (exit code {code}{': ' + last if last else ''})."
 
 

@@ -298,6 +298,9 @@ def _describe(error: Exception) -> str:
 
 def main(arguments: list[str]) -> None:
     """Serve from the run folder `arguments[0]`; unload after `arguments[1]` idle seconds."""
+    version = tuple(sys.version_info[:2])
+    if version < (3, 11):
+        sys.exit("It needs Python 3.11 or newer, this is {}.{}".format(*version))
     run_dir, idle_seconds = arguments
     provide_metadata()
     Worker(Path(run_dir), float(idle_seconds)).serve()
