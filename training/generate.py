@@ -29,7 +29,7 @@ SCENES_PER_PROCESS = 40
 OUTDOOR_SHARE = {"train": 0.5, "val": 0.35, "test": 0.35}
 # What stands in the camera's way: metres within which at most a share of the sphere may be taken
 # up, and nearer than which nothing may be.
-CLEARANCE, CROWDED, TOUCHING = 0.15, 0.01, 0.03
+CLEARANCE, CROWDED, TOUCHING = 0.15, 0.01, 0.05
 
 
 class UnusableError(Exception):
