@@ -18,14 +18,16 @@ from blender_omnix.engines.compact.engine import (
     CARD,
     WEIGHTS,
     CompactEngine,
+    finish,
     needed_tasks,
     probe,
     to_world,
+    with_mirror_image,
 )
 from blender_omnix.engines.compact.network import TASKS
 from blender_omnix.errors import Cancelled, OmnixError
 from blender_omnix.maps import sha256
-from blender_omnix.panorama import frames
+from blender_omnix.panorama import frames, resample
 
 ALL = ("albedo", "normal", "roughness", "metallic", "depth")
 
@@ -174,6 +176,17 @@ def test_each_adapter_changes_its_task(engine):
             activate(network, None)
             off = network.decode(features, task, panorama)
             assert any((on[name] - off[name]).abs().max() > 1e-3 for name in on), task
+
+
+def test_each_map_comes_from_its_own_tasks_adapter(engine, prediction):
+    picture = resample.shrink(probe(256), engine.height, 2 * engine.height)
+    seen = with_mirror_image(picture.astype(np.float32))
+    with torch.inference_mode():
+        features = engine.network.encode(seen)
+        for task in ("albedo", "depth"):
+            activate(engine.network, task)
+            expected = finish(engine.network.decode(features, task, seen))[task]
+            np.testing.assert_allclose(prediction[task], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_only_what_is_needed_runs():
