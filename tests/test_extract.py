@@ -164,6 +164,21 @@ def test_what_the_engine_warns_of_is_in_the_report(tmp_path, source):
     assert "The depth map is a guess." in report["warnings"]
 
 
+def test_what_the_maps_themselves_show_to_be_wrong_is_told(tmp_path, source):
+    class Sideways(BoxRoomEngine):
+        def predict(self, *arguments, **named):
+            prediction = super().predict(*arguments, **named)
+            prediction["normal"] = np.zeros_like(prediction["normal"])
+            prediction["normal"][..., 0] = 1.0
+            return prediction
+
+    report = extract(source, tmp_path / "out", engine=Sideways())
+    failed = {check["name"]: check["message"] for check in report["checks"] if not check["passed"]}
+    assert "normal_floor" in failed
+    assert set(failed.values()) <= set(report["warnings"])
+    assert any(note.startswith("No level floor was found") for note in report["warnings"])
+
+
 def test_the_report_names_the_source_wherever_one_stands(tmp_path, source, monkeypatch):
     monkeypatch.chdir(tmp_path)
     report = extract(source.name, "out", engine=BoxRoomEngine())

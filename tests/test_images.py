@@ -192,12 +192,13 @@ def test_tiles_are_read_as_rows_are(tmp_path):
     assert np.array_equal(source.pixels, noise)
 
 
-def test_one_bad_pixel_spoils_no_others_of_a_reduced_picture(tmp_path):
-    grey = np.full((256, 512, 3), 0.5, np.float32)
+@pytest.mark.parametrize("height", [256, 600])  # one band of rows, and three
+def test_one_bad_pixel_spoils_no_others_of_a_reduced_picture(tmp_path, height):
+    grey = np.full((height, 2 * height, 3), 0.5, np.float32)
     grey[100, 200], grey[30, 40] = np.nan, -6e4
     images.write(tmp_path / "a.exr", grey, "float")
     source = images.read_panorama(tmp_path / "a.exr", max_width=128)
-    assert (source.flaws.pixels, source.flaws.non_finite) == (256 * 512, 1)
+    assert (source.flaws.pixels, source.flaws.non_finite) == (2 * height**2, 1)
     assert source.flaws.negative == 1
     assert np.nanmin(source.pixels) > 0.4 and np.isfinite(source.pixels).all()
 
