@@ -25,7 +25,8 @@ class FakeEngine(BoxRoomEngine):
 
     quick: nothing; slow: work that looks up now and then; deaf: work that never does, like a
     forward pass; library: looks at stdin, as some do when they are loaded; killed, crash,
-    exit: the process ends; refuse, defect, memory, runtime, slim: an exception.
+    exit: the process ends; refuse, defect, memory, runtime, slim: an exception. sky: it sees
+    nothing else.
     """
 
     def __init__(self, mode: str = "quick") -> None:
@@ -67,7 +68,10 @@ class FakeEngine(BoxRoomEngine):
             raise ImportError("DLL load failed")
         elif self.mode == "slim":
             raise ModuleNotFoundError("No module named 'torch'", name="torch")
-        return super().predict(panorama, maps, progress, cancelled, seed)
+        prediction = super().predict(panorama, maps, progress, cancelled, seed)
+        if self.mode == "sky":
+            prediction["sky"][:] = 1.0
+        return prediction
 
     def _work(self, progress, cancelled) -> None:
         end = time.monotonic() + LONG

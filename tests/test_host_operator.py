@@ -591,6 +591,16 @@ def test_a_map_that_cannot_be_exchanged_leaves_the_set_as_it_is(
     assert content(folder) == before
 
 
+def test_a_map_that_the_place_could_not_use_leaves_the_good_one(
+    blender, hall, fake_worker, tmp_path
+):
+    before = content(tmp_path / "maps")
+    fake_worker("sky")
+    with pytest.raises(RuntimeError, match="sky everywhere"):
+        blender.ops.omnix.extract_map(map="depth")
+    assert content(tmp_path / "maps") == before
+
+
 def test_a_panorama_that_has_changed_since_is_told(blender, hall, panorama, tmp_path, capfd):
     blender.ops.omnix.extract_map(map="normal")
     assert "has changed" not in capfd.readouterr().out
@@ -989,6 +999,44 @@ def test_maps_that_cannot_be_built_are_kept(blender, hall, host, panorama, tmp_p
     blender.ops.object.mode_set(mode="OBJECT")
 
 
+def test_the_worker_is_as_the_preferences_want_it_now(
+    blender, host, panorama, tmp_path, monkeypatch
+):
+    job, chosen = host("job"), host("preferences").get(blender.context)
+    system = blender.context.preferences.system
+    made, closed = [], []
+
+    def client(**options):
+        made.append(options)
+        return SimpleNamespace(extract=lambda *_: None, close=lambda: closed.append(options))
+
+    def started_with():
+        start(blender, host, panorama, tmp_path / "maps").state = job.DONE
+        return made[-1]
+
+    job.close()
+    monkeypatch.setattr(job, "WorkerClient", client)
+    earlier = chosen.python, chosen.idle_seconds, system.use_online_access
+    try:
+        chosen.python, chosen.idle_seconds, system.use_online_access = "", 7.0, False
+        first = started_with()
+        assert first["python"] == sys.executable
+        (packages,) = first["extra_paths"]
+        assert packages.match("extensions/.local/lib/*/site-packages")
+        assert (first["idle_seconds"], first["online"]) == (7.0, False)
+        assert started_with() is first and not closed  # it stays while nothing changes
+        # Packages for Blender's own Python fit no other.
+        chosen.python = "/opt/cuda/bin/python"
+        second = started_with()
+        assert (second["python"], second["extra_paths"]) == ("/opt/cuda/bin/python", ())
+        system.use_online_access = True
+        assert started_with()["online"] is True
+        assert closed == [first, second]
+    finally:
+        chosen.python, chosen.idle_seconds, system.use_online_access = earlier
+        job.close()
+
+
 def test_an_external_python_that_is_none_is_named(blender, host, panorama, monkeypatch):
     chosen = host("preferences").get(blender.context)
     earlier = chosen.python
@@ -1120,6 +1168,19 @@ def test_what_is_renamed_meanwhile_is_found(blender, host, fake_worker, panorama
     (collection,) = place.places()
     assert place.source_of(collection) == image
     assert place.is_following(collection)
+
+
+def test_the_place_is_built_in_the_scene_that_asked_for_it(
+    blender, host, fake_worker, panorama, tmp_path
+):
+    started = start(blender, host, panorama, tmp_path / "maps")
+    scene, other = blender.context.scene, blender.data.scenes.new("Other")
+    with blender.context.temp_override(scene=other):
+        conclude(blender, host, started)
+    (place,) = host("build").place.places()
+    assert place in scene.collection.children_recursive
+    assert not other.collection.children_recursive
+    assert (scene.omnix.folder, other.omnix.folder) == (str(tmp_path / "maps"), "")
 
 
 def test_two_at_a_time_are_refused(blender, host, fake_worker, panorama, tmp_path):
