@@ -110,11 +110,15 @@ def test_original_light_shows_the_panorama(blender, build, room_folder, tmp_path
     assert np.percentile(np.abs(seen - wanted)[smooth], 95) < 0.01
 
 
-def test_the_tone_mapped_panorama_stands_in_for_a_lost_source(blender, build, room_folder):
+@pytest.mark.parametrize("stops", [0.0, -1.0])
+def test_the_tone_mapped_panorama_stands_in_for_a_lost_source(blender, build, room_folder, stops):
+    report = maps.read_report(room_folder)
+    report["source"]["exposure_stops"] = stops
+    (room_folder / maps.REPORT).write_text(json.dumps(report))
     collection = make(blender, build, room_folder, mode="ORIGINAL")
-    wanted = np.minimum(box_room.radiance(box_room.room(64)), 1.0)
+    wanted = np.minimum(box_room.radiance(box_room.room(64)), 1.0) * 2.0**-stops
     seen = panorama_of(blender, build, collection)
-    assert np.median(np.abs(seen - wanted)) < 0.02
+    assert np.median(np.abs(seen - wanted)) < 0.02 * 2.0**-stops
 
 
 def show_room(blender):
@@ -562,6 +566,17 @@ def test_removing_leaves_the_file_as_it_was(blender, build, room_folder):
     assert users.colorspace_settings.name == "Non-Color"
     assert scene.world.name == "world"
     assert mine.name in scene.collection.objects
+
+
+def test_collections_of_the_users_outlive_the_place(blender, build, room_folder):
+    collection = make(blender, build, room_folder)
+    props = blender.data.collections.new("props")
+    collection.children.link(props)
+    chair = blender.data.objects.new("chair", None)
+    props.objects.link(chair)
+    build.remove(blender.context, collection)
+    assert props.name in blender.context.scene.collection.children
+    assert chair.name in blender.context.scene.objects
 
 
 def delete_in_script(blender, item):
