@@ -25,13 +25,18 @@ class FakeEngine(BoxRoomEngine):
 
     quick: nothing; slow: work that looks up now and then; deaf: work that never does, like a
     forward pass; library: looks at stdin, as some do when they are loaded; killed, crash,
-    exit: the process ends; refuse, defect, memory, runtime, slim: an exception. sky: it sees
-    nothing else.
+    exit: the process ends; refuse, defect, memory, path, runtime, slim: an exception. sky: it
+    sees nothing else. With `once` it does so for the first job of the process alone.
     """
 
-    def __init__(self, mode: str = "quick") -> None:
+    made = 0
+    jobs = 0
+
+    def __init__(self, mode: str = "quick", once: bool = False) -> None:
         super().__init__()
+        FakeEngine.made += 1
         self.mode = mode
+        self.once = once
         self.loaded = False
 
     def load(self, progress) -> None:
@@ -44,6 +49,9 @@ class FakeEngine(BoxRoomEngine):
 
     def predict(self, panorama, maps, progress, cancelled, seed=0):
         progress("Albedo", 0.0)
+        FakeEngine.jobs += 1
+        if self.once and FakeEngine.jobs > 1:
+            self.mode = "quick"
         if self.mode == "slow":
             self._work(progress, cancelled)
         elif self.mode == "library":
@@ -64,6 +72,8 @@ class FakeEngine(BoxRoomEngine):
             raise TypeError("a defect")
         elif self.mode == "memory":
             raise MemoryError
+        elif self.mode == "path":
+            raise PermissionError(13, "Permission denied", "/disk/weights")
         elif self.mode == "runtime":
             raise ImportError("DLL load failed")
         elif self.mode == "slim":
@@ -82,7 +92,7 @@ class FakeEngine(BoxRoomEngine):
             time.sleep(0.02)
 
     def adapters(self):
-        return [{"process": os.getpid(), "loads": self.loads}]
+        return [{"process": os.getpid(), "engines": FakeEngine.made, "loads": self.loads}]
 
 
 def main() -> None:
