@@ -572,23 +572,41 @@ def test_a_packed_panorama_serves_again(blender, fake_worker, panorama, tmp_path
     assert content(tmp_path / "maps")["metallic.png"] == before["metallic.png"]
 
 
+@pytest.mark.parametrize("refused", ["copy of the last", "move of the first"])
 def test_a_map_that_cannot_be_exchanged_leaves_the_set_as_it_is(
-    blender, hall, tmp_path, monkeypatch
+    blender, hall, tmp_path, monkeypatch, refused
 ):
     folder = next(tmp_path.rglob("report.json")).parent
     (folder / "albedo.png").unlink()
     before = content(folder)
-    copy = shutil.copyfile
+    copy, replace = shutil.copyfile, os.replace
 
-    def full(new, old):
-        if new.name == maps.PREVIEW:
+    def copy_or_not(new, old):
+        if refused == "copy of the last" and new.name == maps.PREVIEW:
             raise OSError(28, "No space left on device", str(old))
         copy(new, old)
 
-    monkeypatch.setattr(shutil, "copyfile", full)
+    def replace_or_not(old, new):
+        if refused == "move of the first" and Path(new) == folder / "albedo.png":
+            raise OSError(28, "No space left on device", str(new))
+        replace(old, new)
+
+    monkeypatch.setattr(shutil, "copyfile", copy_or_not)
+    monkeypatch.setattr(os, "replace", replace_or_not)
     with pytest.raises(RuntimeError, match="No space left on device"):
         blender.ops.omnix.extract_map(map="albedo")
     assert content(folder) == before
+
+
+def test_a_map_extracted_again_is_no_more_said_to_be_the_users(blender, hall, tmp_path):
+    saved = tmp_path / "saved"
+    for name in ("albedo", "roughness"):
+        mine = write_varied_png(blender, tmp_path / f"{name}.png")
+        blender.ops.omnix.replace_map(map=name, filepath=str(mine))
+    blender.ops.omnix.save_maps(directory=str(saved))
+    blender.ops.omnix.load_maps(directory=str(saved), name="saved")
+    blender.ops.omnix.extract_map(name="saved", map="albedo")
+    assert list(maps.read_report(saved)["replaced"]) == ["roughness"]
 
 
 def test_a_map_that_the_place_could_not_use_leaves_the_good_one(
@@ -1116,6 +1134,24 @@ def test_a_job_that_hears_nothing_is_cancelled_all_the_same(
     advance_until(job, lambda: started.state != job.RUNNING)
     assert started.state == job.CANCELLED
     assert not job.worker_lives()
+
+
+def test_ctrl_c_cancels_the_job_that_a_script_waits_for(
+    blender, host, fake_worker, panorama, tmp_path, monkeypatch
+):
+    job, sleep = host("job"), time.sleep
+
+    def interrupt(seconds):
+        sleep(seconds)
+        if job.last().stage == "Albedo" and not job.last().cancelling:
+            raise KeyboardInterrupt
+
+    fake_worker("slow")
+    monkeypatch.setattr(host("operators"), "time", SimpleNamespace(sleep=interrupt))
+    with pytest.raises(RuntimeError, match="KeyboardInterrupt"):
+        blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(tmp_path / "maps"))
+    assert job.last().state == job.CANCELLED
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hall.png"]
 
 
 def test_a_click_that_is_repeated_does_not_wait(blender, host):
