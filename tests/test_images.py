@@ -109,6 +109,12 @@ def test_grey_exr_depth_channel_reads_as_stored(tmp_path, ramp):
     assert np.array_equal(images.read_raw(tmp_path / "depth.exr")[..., 0], ramp[..., 0] * 9)
 
 
+def test_half_floats_stay_finite(tmp_path):
+    images.write(tmp_path / "a.exr", np.float32([[1e6, -1e6], [1.0, 0.0]]), "half")
+    stored = images.read_raw(tmp_path / "a.exr")[..., 0]
+    assert stored.tolist() == [[65504.0, -65504.0], [1.0, 0.0]]
+
+
 def save_layers(path, layers, title="", **window):
     """An EXR of named layers of three channels each."""
     names = [f"{layer}{'.' if layer else ''}{c}" for layer in layers for c in "RGB"]

@@ -110,6 +110,15 @@ def test_a_set_that_cannot_be_put_in_place_brings_the_earlier_one_back(tmp_path,
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
+@pytest.mark.parametrize("name", ["depth", "albedo"])
+def test_a_map_that_is_cut_short_is_refused(tmp_path, room, name):
+    maps.save(tmp_path / "set", room, REPORT)
+    file = maps.map_files(tmp_path / "set")[name]
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(OmnixError, match=f"{file.name} is truncated or damaged; extract"):
+        maps.load(tmp_path / "set")
+
+
 def test_replacing_keeps_the_users_own_files_and_drops_stale_maps(tmp_path, room):
     folder = tmp_path / "set"
     maps.save(folder, room, REPORT)
