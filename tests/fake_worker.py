@@ -25,12 +25,18 @@ class FakeEngine(BoxRoomEngine):
 
     quick: nothing; slow: work that looks up now and then; deaf: work that never does, like a
     forward pass; library: looks at stdin, as some do when they are loaded; killed, crash,
-    exit: the process ends; refuse, defect, memory, tensors, runtime, slim: an exception.
+    exit: the process ends; refuse, defect, memory, tensors, path, runtime, slim: an exception.
+    sky: it sees nothing else. With `once` it does so for the first job of the process alone.
     """
 
-    def __init__(self, mode: str = "quick") -> None:
+    made = 0
+    jobs = 0
+
+    def __init__(self, mode: str = "quick", once: bool = False) -> None:
         super().__init__()
+        FakeEngine.made += 1
         self.mode = mode
+        self.once = once
         self.loaded = False
 
     def load(self, progress) -> None:
@@ -43,6 +49,9 @@ class FakeEngine(BoxRoomEngine):
 
     def predict(self, panorama, maps, progress, cancelled, seed=0):
         progress("Albedo", 0.0)
+        FakeEngine.jobs += 1
+        if self.once and FakeEngine.jobs > 1:
+            self.mode = "quick"
         if self.mode == "slow":
             self._work(progress, cancelled)
         elif self.mode == "library":
@@ -68,11 +77,16 @@ class FakeEngine(BoxRoomEngine):
                 "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate "
                 "memory: you tried to allocate 8589934592 bytes."
             )
+        elif self.mode == "path":
+            raise PermissionError(13, "Permission denied", "/disk/weights")
         elif self.mode == "runtime":
             raise ImportError("DLL load failed")
         elif self.mode == "slim":
             raise ModuleNotFoundError("No module named 'torch'", name="torch")
-        return super().predict(panorama, maps, progress, cancelled, seed)
+        prediction = super().predict(panorama, maps, progress, cancelled, seed)
+        if self.mode == "sky":
+            prediction["sky"][:] = 1.0
+        return prediction
 
     def _work(self, progress, cancelled) -> None:
         end = time.monotonic() + LONG
@@ -83,7 +97,7 @@ class FakeEngine(BoxRoomEngine):
             time.sleep(0.02)
 
     def adapters(self):
-        return [{"process": os.getpid(), "loads": self.loads}]
+        return [{"process": os.getpid(), "engines": FakeEngine.made, "loads": self.loads}]
 
 
 def main() -> None:

@@ -20,3 +20,16 @@ def make_weights(folder: Path) -> Path:
     prompt = {key: inputs[key] for key in ("prompt_embeds", "pooled_prompt_embeds")}
     save_file(prompt, folder / "prompt_embeds.safetensors")
     return folder
+
+
+def watch(monkeypatch, *kinds: type) -> list[bool]:
+    """Whether each `from_pretrained` of these classes from now on is kept to local files."""
+    asked = []
+    for kind in kinds:
+
+        def noted(*arguments, genuine=kind.from_pretrained, **named):
+            asked.append(named.get("local_files_only", False))
+            return genuine(*arguments, **named)
+
+        monkeypatch.setattr(kind, "from_pretrained", noted)
+    return asked

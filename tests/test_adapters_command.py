@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from blender_omnix import cli
-from blender_omnix.adapters import find
+from blender_omnix.adapters import find, trial
 from blender_omnix.adapters.check import check
 from blender_omnix.adapters.report import Measured
 from blender_omnix.engines.compact.engine import WEIGHTS
@@ -399,6 +399,32 @@ def test_an_engine_may_measure_adapters_beside_their_network(tmp_path):
     del numbers["depth"]
     _, stray = check(tmp_path, measure=lambda folder: numbers)[0]
     assert "is loaded by no engine" in stray.refusals[0]
+
+
+@pytest.mark.parametrize(
+    ("off", "swapped", "refused"),
+    [
+        (0.5, 0.5, False),
+        (0.5, None, False),
+        (0.01, 0.5, True),  # could as well be no adapter's output
+        (0.5, 0.01, True),  # or another's
+    ],
+)
+def test_an_error_of_routing_is_small_beside_the_effects(monkeypatch, off, swapped, refused):
+    class Trial:
+        tolerance = 0.05
+
+        def __init__(self, folder):
+            pass
+
+        def run(self, files):
+            return [Measured(21, 42, off, swapped, 0.004)]
+
+    monkeypatch.setattr(trial, "Trial", Trial)
+    (item,), _ = check(ADAPTER, MODEL)
+    assert item.measured.routing_error == 0.004
+    assert len(item.refusals) == refused
+    assert all("in a mixed batch" in refusal for refusal in item.refusals)
 
 
 def test_the_shipped_compact_adapters_are_well(capsys):

@@ -215,6 +215,35 @@ def test_a_failure_after_injection_leaves_the_model_as_it_was(model, monkeypatch
     assert torch.equal(probe(model, 1), output)
 
 
+@pytest.mark.parametrize("earlier", [{}, task_files(ADAPTERS, TASK)], ids=["none", "three"])
+def test_a_failure_after_injection_leaves_modes_and_gradients_as_they_were(
+    model, monkeypatch, earlier
+):
+    if earlier:
+        inject(model, earlier)
+        activate(model, "camray")
+    model.transformer_blocks[0].train()
+    model.proj_out.requires_grad_(bool(earlier))  # unlike the others
+
+    def state():
+        trained = {name for name, p in model.named_parameters() if p.requires_grad}
+        return trained, {name: module.training for name, module in model.named_modules()}
+
+    before, output = state(), probe(model, 1)
+    monkeypatch.setattr("blender_omnix.adapters.inject._identity", lambda _: object())
+    with pytest.raises(OmnixError, match="changed weights of the base"):
+        inject(model, {"second": ADAPTER})
+    assert state() == before
+    assert torch.equal(probe(model, 1), output)
+
+
+def test_adapters_take_the_mode_of_their_module(model):
+    model.transformer_blocks[0].train()
+    inject(model, {"rgb": ADAPTER})
+    modes = {name: module.training for name, module in model.named_modules() if name}
+    assert all(mode == name.startswith("transformer_blocks.0") for name, mode in modes.items())
+
+
 def test_a_changed_base_weight_is_noticed(model, monkeypatch):
     from blender_omnix.adapters import inject as module
 

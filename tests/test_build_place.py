@@ -110,11 +110,15 @@ def test_original_light_shows_the_panorama(blender, build, room_folder, tmp_path
     assert np.percentile(np.abs(seen - wanted)[smooth], 95) < 0.01
 
 
-def test_the_tone_mapped_panorama_stands_in_for_a_lost_source(blender, build, room_folder):
+@pytest.mark.parametrize("stops", [0.0, -1.0])
+def test_the_tone_mapped_panorama_stands_in_for_a_lost_source(blender, build, room_folder, stops):
+    report = maps.read_report(room_folder)
+    report["source"]["exposure_stops"] = stops
+    (room_folder / maps.REPORT).write_text(json.dumps(report))
     collection = make(blender, build, room_folder, mode="ORIGINAL")
-    wanted = np.minimum(box_room.radiance(box_room.room(64)), 1.0)
+    wanted = np.minimum(box_room.radiance(box_room.room(64)), 1.0) * 2.0**-stops
     seen = panorama_of(blender, build, collection)
-    assert np.median(np.abs(seen - wanted)) < 0.02
+    assert np.median(np.abs(seen - wanted)) < 0.02 * 2.0**-stops
 
 
 def show_room(blender):
@@ -564,6 +568,17 @@ def test_removing_leaves_the_file_as_it_was(blender, build, room_folder):
     assert mine.name in scene.collection.objects
 
 
+def test_collections_of_the_users_outlive_the_place(blender, build, room_folder):
+    collection = make(blender, build, room_folder)
+    props = blender.data.collections.new("props")
+    collection.children.link(props)
+    chair = blender.data.objects.new("chair", None)
+    props.objects.link(chair)
+    build.remove(blender.context, collection)
+    assert props.name in blender.context.scene.collection.children
+    assert chair.name in blender.context.scene.objects
+
+
 def delete_in_script(blender, item):
     blender.data.objects.remove(item)
 
@@ -975,6 +990,16 @@ def test_saved_maps_have_a_contact_sheet_where_it_is_true(
     assert not sheet.exists()
 
 
+def test_saved_maps_are_known_by_what_was_saved(blender, build, room_folder, tmp_path):
+    collection = make(blender, build, room_folder)
+    build.place.replace_map(collection, "albedo", room_folder / "panorama.png")
+    build.place.save_maps(collection, tmp_path / "saved")
+    known = maps.read_report(tmp_path / "saved")["files"]
+    assert {name: entry["sha256"] for name, entry in known.items()} == {
+        file.name: maps.sha256(file) for file in maps.map_files(tmp_path / "saved").values()
+    }
+
+
 def test_maps_that_cannot_be_saved_leave_the_earlier_set(blender, build, room_folder, tmp_path):
     collection = make(blender, build, room_folder)
     there = tmp_path / "saved"
@@ -1359,3 +1384,43 @@ def test_the_maps_of_a_file_saved_elsewhere_are_those_of_its_place(blender, host
     assert maps.is_map_set(there)
     assert host("report").current_folder(blender.context) == there
     assert not blender.ops.omnix.move_maps.poll()
+
+
+def test_folders_are_remembered_as_the_user_prefers(blender, room_folder, tmp_path):
+    files = blender.context.preferences.filepaths
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
+    try:
+        for relative, folder in ((True, "//room"), (False, str(room_folder))):
+            files.use_relative_paths = relative
+            blender.ops.omnix.load_maps(directory=str(room_folder))
+            assert blender.context.scene.omnix.folder == folder
+    finally:
+        files.use_relative_paths = True
+
+
+def test_moving_maps_leaves_images_of_other_files_alone(blender, room_folder, tmp_path):
+    image = blender.data.images.load(str(room_folder / "albedo.png"))
+    image.use_fake_user = True
+    library = str(tmp_path / "library.blend")
+    blender.ops.wm.save_as_mainfile(filepath=library, relative_remap=False)
+    blender.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
+    with blender.data.libraries.load(library, link=True) as (_, linked):
+        linked.images = ["albedo.png"]
+    (image,) = linked.images
+    blender.ops.omnix.load_maps(directory=str(room_folder))
+    (tmp_path / "project").mkdir()
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "project" / "place.blend"))
+    before = image.filepath
+    blender.ops.omnix.move_maps()
+    assert maps.is_map_set(tmp_path / "project" / "omnix" / "room")
+    assert image.filepath == before
+
+
+def test_a_packed_map_of_the_same_length_and_other_content_was_changed(blender, build, room_folder):
+    collection = make(blender, build, room_folder)
+    image = build.place.part(collection, "map_roughness")
+    image.pack()
+    assert build.place.changed_maps(collection) == []
+    data = (room_folder / "roughness.png").read_bytes()
+    image.pack(data=data[:-1] + b"\0", data_len=len(data))
+    assert build.place.changed_maps(collection) == ["roughness"]

@@ -18,14 +18,16 @@ from blender_omnix.engines.compact.engine import (
     CARD,
     WEIGHTS,
     CompactEngine,
+    finish,
     needed_tasks,
     probe,
     to_world,
+    with_mirror_image,
 )
 from blender_omnix.engines.compact.network import TASKS
 from blender_omnix.errors import Cancelled, OmnixError
 from blender_omnix.maps import sha256
-from blender_omnix.panorama import frames
+from blender_omnix.panorama import frames, planes, resample
 
 ALL = ("albedo", "normal", "roughness", "metallic", "depth")
 
@@ -178,6 +180,31 @@ def test_each_adapter_changes_its_task(engine):
             assert any((on[name] - off[name]).abs().max() > 1e-3 for name in on), task
 
 
+@pytest.fixture(scope="module")
+def apart(engine):
+    """What each task's head gives with that task's adapter, for the panorama of `prediction`."""
+    picture = resample.shrink(probe(256), engine.height, 2 * engine.height)
+    seen = with_mirror_image(picture.astype(np.float32))
+    maps = {}
+    with torch.inference_mode():
+        features = engine.network.encode(seen)
+        for task in ("albedo", "normal", "depth"):
+            activate(engine.network, task)
+            maps |= finish(engine.network.decode(features, task, seen))
+    return maps
+
+
+@pytest.mark.parametrize("name", ["albedo", "depth", "sky"])
+def test_each_map_comes_from_its_own_tasks_adapter(prediction, apart, name):
+    np.testing.assert_allclose(prediction[name], apart[name], rtol=1e-4, atol=1e-5)
+
+
+def test_normals_of_planes_are_made_theirs(prediction, apart):
+    snapped = planes.snap_normals(apart["normal"], apart["depth"], apart["sky"])
+    np.testing.assert_allclose(prediction["normal"], snapped, atol=1e-4)
+    assert np.abs(snapped - apart["normal"]).mean() > 1e-3
+
+
 def test_only_what_is_needed_runs():
     assert needed_tasks(["albedo"]) == ["albedo", "depth"]
     assert needed_tasks(["metallic"]) == ["pbr", "depth"]
@@ -240,9 +267,32 @@ def test_a_damaged_card_is_named(copied, text):
 
 
 def test_swapped_adapter_files_are_refused(copied):
-    (copied / "depth.safetensors").replace(copied / "keep")
-    shutil.copy(copied / "normal.safetensors", copied / "depth.safetensors")
-    with pytest.raises(OmnixError, match=r"depth\.safetensors"):
+    (copied / "depth.safetensors").rename(copied / "keep")
+    (copied / "normal.safetensors").rename(copied / "depth.safetensors")
+    (copied / "keep").rename(copied / "normal.safetensors")
+    with pytest.raises(OmnixError, match=r"normal\.safetensors is truncated or altered"):
+        CompactEngine(copied).load(silent)
+
+
+def save_anew(weights, name, tensors):
+    """Put a file in place of one of the weights, with the card's blessing."""
+    save_file(tensors, weights / name)
+    card = json.loads((weights / CARD).read_text())
+    card["sha256"][name] = sha256(weights / name)
+    (weights / CARD).write_text(json.dumps(card))
+
+
+def test_an_adapter_without_effect_is_refused_whatever_the_card_says(copied):
+    tensors = {key: value.float() for key, value in load_file(copied / "depth.safetensors").items()}
+    faint = {key: value * (1e-9 if "lora_B" in key else 1.0) for key, value in tensors.items()}
+    save_anew(copied, "depth.safetensors", faint)
+    with pytest.raises(OmnixError, match=r"depth\.safetensors changes nothing"):
+        CompactEngine(copied).load(silent)
+
+
+def test_an_adapter_that_is_anothers_copy_is_refused_whatever_the_card_says(copied):
+    save_anew(copied, "normal.safetensors", load_file(copied / "albedo.safetensors"))
+    with pytest.raises(OmnixError, match=r"albedo\.safetensors does exactly what another adapter"):
         CompactEngine(copied).load(silent)
 
 
@@ -250,10 +300,7 @@ def test_weights_of_another_version_are_refused_in_a_sentence(copied):
     tensors = load_file(copied / BASE)
     tensors["encoder.stem.bias"] = tensors["encoder.stem.bias"][1:].contiguous()
     tensors["encoder.root.bias"] = torch.zeros(4)
-    save_file(tensors, copied / BASE)
-    card = json.loads((copied / CARD).read_text())
-    card["sha256"][BASE] = sha256(copied / BASE)
-    (copied / CARD).write_text(json.dumps(card))
+    save_anew(copied, BASE, tensors)
     with pytest.raises(OmnixError, match=r"2 tensors differ.*encoder\.root\.bias") as refused:
         CompactEngine(copied).load(silent)
     assert str(copied / BASE) in str(refused.value) and "\n" not in str(refused.value)

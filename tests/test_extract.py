@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from blender_omnix import images, maps
+from blender_omnix import checks, images, maps
 from blender_omnix.errors import Cancelled, OmnixError
 from blender_omnix.extract import Renews, Settings, extract
 from blender_omnix.panorama import frames
@@ -178,6 +178,21 @@ def test_what_the_engine_warns_of_is_in_the_report(tmp_path, source):
     assert "The depth map is a guess." in report["warnings"]
 
 
+def test_what_the_maps_themselves_show_to_be_wrong_is_told(tmp_path, source):
+    class Sideways(BoxRoomEngine):
+        def predict(self, *arguments, **named):
+            prediction = super().predict(*arguments, **named)
+            prediction["normal"] = np.zeros_like(prediction["normal"])
+            prediction["normal"][..., 0] = 1.0
+            return prediction
+
+    report = extract(source, tmp_path / "out", engine=Sideways())
+    failed = {check["name"]: check["message"] for check in report["checks"] if not check["passed"]}
+    assert "normal_floor" in failed
+    assert set(failed.values()) <= set(report["warnings"])
+    assert any(note.startswith("No level floor was found") for note in report["warnings"])
+
+
 def test_the_report_names_the_source_wherever_one_stands(tmp_path, source, monkeypatch):
     monkeypatch.chdir(tmp_path)
     report = extract(source.name, "out", engine=BoxRoomEngine())
@@ -242,6 +257,63 @@ def test_what_is_black_or_white_at_an_exposure_is_told_or_refused(tmp_path, sour
     images.write(tmp_path / "spark.exr", radiance, "float")
     report = run(tmp_path / "spark.exr", tmp_path / "out")
     assert any("% of the picture are black or white" in note for note in report["warnings"])
+
+
+def test_a_picture_is_shown_to_the_engine_as_it_is(tmp_path):
+    picture = np.float32(0.5) * box_room(128)["picture"]
+    images.write(tmp_path / "room.png", picture, "uint8")
+    report = run(tmp_path / "room.png", tmp_path / "out")
+    assert report["source"]["exposure_stops"] == 0.0
+    shown = maps.load(tmp_path / "out", ("panorama",))["panorama"]
+    np.testing.assert_allclose(shown, picture, atol=1.5 / 255)
+
+
+def test_the_engine_gets_the_seed(tmp_path, source):
+    class Random(BoxRoomEngine):
+        def predict(self, panorama, maps, progress, cancelled, seed=0):
+            given.append(seed)
+            return super().predict(panorama, maps, progress, cancelled, seed)
+
+    given = []
+    extract(source, tmp_path / "out", Settings(maps=("depth",), seed=7), engine=Random())
+    assert given == [7]
+
+
+def test_noise_in_depth_is_smoothed_along_the_planes(tmp_path, source):
+    class Noisy(BoxRoomEngine):
+        def predict(self, *arguments, **named):
+            room = super().predict(*arguments, **named)
+            noise = np.random.default_rng(0).normal(1.0, 0.05, room["depth"].shape)
+            room["depth"] = room["depth"] * noise.astype(np.float32)
+            return room
+
+    settings = Settings(maps=("depth",), size=128)
+    extract(source, tmp_path / "out", settings, engine=Noisy())
+    depth = maps.load(tmp_path / "out")["depth"]
+    assert np.median(np.abs(depth / box_room(64)["depth"] - 1.0)) < 0.015
+
+
+def test_what_is_checked_of_large_maps_is_no_average(tmp_path, monkeypatch):
+    class Windows(BoxRoomEngine):
+        def predict(self, *arguments, **named):
+            room = super().predict(*arguments, **named)
+            room["sky"][20:40, ::8] = 1.0
+            return room
+
+    def spy(small, panorama):
+        seen.update(small)
+        return check(small, panorama)
+
+    seen, check = {}, checks.check
+    monkeypatch.setattr(checks, "check", spy)
+    images.write(tmp_path / "room.exr", box_room(544)["picture"] * 3, "float")
+    settings = Settings(maps=("normal", "depth"))
+    report = extract(tmp_path / "room.exr", tmp_path / "out", settings, engine=Windows())
+    assert all(check["passed"] for check in report["checks"])
+    assert seen["depth"].shape == (512, 1024)
+    assert (seen["depth"] == 0).any()
+    assert np.isin(seen["depth"], maps.load(tmp_path / "out", ("depth",))["depth"]).all()
+    np.testing.assert_allclose(np.linalg.norm(seen["normal"], axis=-1), 1.0, atol=1e-5)
 
 
 def test_a_map_the_engine_cannot_make_is_refused(tmp_path, source):

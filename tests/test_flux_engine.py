@@ -24,7 +24,7 @@ from blender_omnix.engines.flux.engine import FluxEngine, best_device, network_s
 from blender_omnix.errors import Cancelled, OmnixError
 from blender_omnix.extract import Settings, extract
 from blender_omnix.panorama import frames
-from tests.flux_tiny import ADAPTERS, MODEL, make_weights
+from tests.flux_tiny import ADAPTERS, MODEL, make_weights, watch
 
 torch.set_num_threads(1)
 
@@ -265,6 +265,18 @@ def test_a_damaged_configuration_is_named_and_nothing_is_downloaded(
         FluxEngine(folder, ADAPTERS, device="cpu").load(ignore)
 
 
+def test_loading_asks_for_local_files_alone(weights, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *address: pytest.fail("went online"))
+    parts = (
+        FluxTransformer2DModel,
+        components.AutoencoderKL,
+        components.FlowMatchEulerDiscreteScheduler,
+    )
+    asked = watch(monkeypatch, *parts)
+    FluxEngine(weights, ADAPTERS, device="cpu", height=64, steps=1).load(ignore)
+    assert len(asked) == len(parts) and all(asked)
+
+
 @pytest.mark.parametrize("part", ["transformer", "vae", "scheduler"])
 def test_a_configuration_of_something_else_is_named(weights, tmp_path, part):
     folder = tmp_path / "weights"
@@ -383,6 +395,9 @@ def test_the_adapters_of_another_task_are_refused(weights, tmp_path):
     engine.load(ignore)
     with pytest.raises(OmnixError, match=r"rgb_to_normal.* and .*rgb_to_albedo.* are one and"):
         predict(engine, ("albedo", "normal"))
+    # Either may be the wrong one: none is used before all are read again.
+    with pytest.raises(RuntimeError, match="load"):
+        predict(engine, ("albedo",))
     # With the right ones the same engine works.
     for name in ("rgb", "normal"):
         right = ADAPTERS / "rgb_to_normal" / name / PUBLISHED_NAME

@@ -21,7 +21,7 @@ from transformers import (
 
 from blender_omnix.engines.flux import prompt
 from blender_omnix.errors import OmnixError
-from tests.flux_tiny import MODEL, make_weights
+from tests.flux_tiny import MODEL, make_weights, watch
 
 torch.set_num_threads(1)
 
@@ -93,6 +93,12 @@ def test_the_prompt_is_encoded_once(encoders):
     second = prompt.load(encoders, CPU)
     assert torch.equal(first.tokens, second.tokens)
     assert torch.equal(first.pooled, second.pooled)
+
+
+def test_encoding_asks_for_local_files_alone(encoders, monkeypatch):
+    asked = watch(monkeypatch, AutoTokenizer, CLIPTextModel, T5EncoderModel)
+    prompt.encode(encoders, prompt.TEXT, CPU)
+    assert len(asked) == 4 and all(asked)
 
 
 def test_a_folder_that_takes_no_cache_is_no_failure(encoders, monkeypatch):

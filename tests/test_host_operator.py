@@ -572,23 +572,51 @@ def test_a_packed_panorama_serves_again(blender, fake_worker, panorama, tmp_path
     assert content(tmp_path / "maps")["metallic.png"] == before["metallic.png"]
 
 
+@pytest.mark.parametrize("refused", ["copy of the last", "move of the first"])
 def test_a_map_that_cannot_be_exchanged_leaves_the_set_as_it_is(
-    blender, hall, tmp_path, monkeypatch
+    blender, hall, tmp_path, monkeypatch, refused
 ):
     folder = next(tmp_path.rglob("report.json")).parent
     (folder / "albedo.png").unlink()
     before = content(folder)
-    copy = shutil.copyfile
+    copy, replace = shutil.copyfile, os.replace
 
-    def full(new, old):
-        if new.name == maps.PREVIEW:
+    def copy_or_not(new, old):
+        if refused == "copy of the last" and new.name == maps.PREVIEW:
             raise OSError(28, "No space left on device", str(old))
         copy(new, old)
 
-    monkeypatch.setattr(shutil, "copyfile", full)
+    def replace_or_not(old, new):
+        if refused == "move of the first" and Path(new) == folder / "albedo.png":
+            raise OSError(28, "No space left on device", str(new))
+        replace(old, new)
+
+    monkeypatch.setattr(shutil, "copyfile", copy_or_not)
+    monkeypatch.setattr(os, "replace", replace_or_not)
     with pytest.raises(RuntimeError, match="No space left on device"):
         blender.ops.omnix.extract_map(map="albedo")
     assert content(folder) == before
+
+
+def test_a_map_extracted_again_is_no_more_said_to_be_the_users(blender, hall, tmp_path):
+    saved = tmp_path / "saved"
+    for name in ("albedo", "roughness"):
+        mine = write_varied_png(blender, tmp_path / f"{name}.png")
+        blender.ops.omnix.replace_map(map=name, filepath=str(mine))
+    blender.ops.omnix.save_maps(directory=str(saved))
+    blender.ops.omnix.load_maps(directory=str(saved), name="saved")
+    blender.ops.omnix.extract_map(name="saved", map="albedo")
+    assert list(maps.read_report(saved)["replaced"]) == ["roughness"]
+
+
+def test_a_map_that_the_place_could_not_use_leaves_the_good_one(
+    blender, hall, fake_worker, tmp_path
+):
+    before = content(tmp_path / "maps")
+    fake_worker("sky")
+    with pytest.raises(RuntimeError, match="sky everywhere"):
+        blender.ops.omnix.extract_map(map="depth")
+    assert content(tmp_path / "maps") == before
 
 
 def test_a_panorama_that_has_changed_since_is_told(blender, hall, panorama, tmp_path, capfd):
@@ -989,6 +1017,44 @@ def test_maps_that_cannot_be_built_are_kept(blender, hall, host, panorama, tmp_p
     blender.ops.object.mode_set(mode="OBJECT")
 
 
+def test_the_worker_is_as_the_preferences_want_it_now(
+    blender, host, panorama, tmp_path, monkeypatch
+):
+    job, chosen = host("job"), host("preferences").get(blender.context)
+    system = blender.context.preferences.system
+    made, closed = [], []
+
+    def client(**options):
+        made.append(options)
+        return SimpleNamespace(extract=lambda *_: None, close=lambda: closed.append(options))
+
+    def started_with():
+        start(blender, host, panorama, tmp_path / "maps").state = job.DONE
+        return made[-1]
+
+    job.close()
+    monkeypatch.setattr(job, "WorkerClient", client)
+    earlier = chosen.python, chosen.idle_seconds, system.use_online_access
+    try:
+        chosen.python, chosen.idle_seconds, system.use_online_access = "", 7.0, False
+        first = started_with()
+        assert first["python"] == sys.executable
+        (packages,) = first["extra_paths"]
+        assert packages.match("extensions/.local/lib/*/site-packages")
+        assert (first["idle_seconds"], first["online"]) == (7.0, False)
+        assert started_with() is first and not closed  # it stays while nothing changes
+        # Packages for Blender's own Python fit no other.
+        chosen.python = "/opt/cuda/bin/python"
+        second = started_with()
+        assert (second["python"], second["extra_paths"]) == ("/opt/cuda/bin/python", ())
+        system.use_online_access = True
+        assert started_with()["online"] is True
+        assert closed == [first, second]
+    finally:
+        chosen.python, chosen.idle_seconds, system.use_online_access = earlier
+        job.close()
+
+
 def test_an_external_python_that_is_none_is_named(blender, host, panorama, monkeypatch):
     chosen = host("preferences").get(blender.context)
     earlier = chosen.python
@@ -1070,6 +1136,24 @@ def test_a_job_that_hears_nothing_is_cancelled_all_the_same(
     assert not job.worker_lives()
 
 
+def test_ctrl_c_cancels_the_job_that_a_script_waits_for(
+    blender, host, fake_worker, panorama, tmp_path, monkeypatch
+):
+    job, sleep = host("job"), time.sleep
+
+    def interrupt(seconds):
+        sleep(seconds)
+        if job.last().stage == "Albedo" and not job.last().cancelling:
+            raise KeyboardInterrupt
+
+    fake_worker("slow")
+    monkeypatch.setattr(host("operators"), "time", SimpleNamespace(sleep=interrupt))
+    with pytest.raises(RuntimeError, match="KeyboardInterrupt"):
+        blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(tmp_path / "maps"))
+    assert job.last().state == job.CANCELLED
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hall.png"]
+
+
 def test_a_click_that_is_repeated_does_not_wait(blender, host):
     extraction = host("operators").Extraction
     invoked = SimpleNamespace(
@@ -1120,6 +1204,19 @@ def test_what_is_renamed_meanwhile_is_found(blender, host, fake_worker, panorama
     (collection,) = place.places()
     assert place.source_of(collection) == image
     assert place.is_following(collection)
+
+
+def test_the_place_is_built_in_the_scene_that_asked_for_it(
+    blender, host, fake_worker, panorama, tmp_path
+):
+    started = start(blender, host, panorama, tmp_path / "maps")
+    scene, other = blender.context.scene, blender.data.scenes.new("Other")
+    with blender.context.temp_override(scene=other):
+        conclude(blender, host, started)
+    (place,) = host("build").place.places()
+    assert place in scene.collection.children_recursive
+    assert not other.collection.children_recursive
+    assert (scene.omnix.folder, other.omnix.folder) == (str(tmp_path / "maps"), "")
 
 
 def test_two_at_a_time_are_refused(blender, host, fake_worker, panorama, tmp_path):

@@ -109,6 +109,12 @@ def test_grey_exr_depth_channel_reads_as_stored(tmp_path, ramp):
     assert np.array_equal(images.read_raw(tmp_path / "depth.exr")[..., 0], ramp[..., 0] * 9)
 
 
+def test_half_floats_stay_finite(tmp_path):
+    images.write(tmp_path / "a.exr", np.float32([[1e6, -1e6], [1.0, 0.0]]), "half")
+    stored = images.read_raw(tmp_path / "a.exr")[..., 0]
+    assert stored.tolist() == [[65504.0, -65504.0], [1.0, 0.0]]
+
+
 def save_layers(path, layers, title="", **window):
     """An EXR of named layers of three channels each."""
     names = [f"{layer}{'.' if layer else ''}{c}" for layer in layers for c in "RGB"]
@@ -192,12 +198,13 @@ def test_tiles_are_read_as_rows_are(tmp_path):
     assert np.array_equal(source.pixels, noise)
 
 
-def test_one_bad_pixel_spoils_no_others_of_a_reduced_picture(tmp_path):
-    grey = np.full((256, 512, 3), 0.5, np.float32)
+@pytest.mark.parametrize("height", [256, 600])  # one band of rows, and three
+def test_one_bad_pixel_spoils_no_others_of_a_reduced_picture(tmp_path, height):
+    grey = np.full((height, 2 * height, 3), 0.5, np.float32)
     grey[100, 200], grey[30, 40] = np.nan, -6e4
     images.write(tmp_path / "a.exr", grey, "float")
     source = images.read_panorama(tmp_path / "a.exr", max_width=128)
-    assert (source.flaws.pixels, source.flaws.non_finite) == (256 * 512, 1)
+    assert (source.flaws.pixels, source.flaws.non_finite) == (2 * height**2, 1)
     assert source.flaws.negative == 1
     assert np.nanmin(source.pixels) > 0.4 and np.isfinite(source.pixels).all()
 

@@ -92,6 +92,33 @@ def test_a_crash_leaves_the_earlier_set_bit_for_bit(tmp_path, room):
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
+def test_a_set_that_cannot_be_put_in_place_brings_the_earlier_one_back(tmp_path, room, monkeypatch):
+    folder = tmp_path / "set"
+    maps.save(folder, room, REPORT)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    replace = os.replace
+
+    def refuse(old, new):
+        if Path(old).suffix == ".partial":
+            raise OSError(28, "No space left on device")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OmnixError, match="No space left"):
+        maps.save(folder, {"albedo": room["albedo"]}, REPORT)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize("name", ["depth", "albedo"])
+def test_a_map_that_is_cut_short_is_refused(tmp_path, room, name):
+    maps.save(tmp_path / "set", room, REPORT)
+    file = maps.map_files(tmp_path / "set")[name]
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(OmnixError, match=f"{file.name} is truncated or damaged; extract"):
+        maps.load(tmp_path / "set")
+
+
 def test_replacing_keeps_the_users_own_files_and_drops_stale_maps(tmp_path, room):
     folder = tmp_path / "set"
     maps.save(folder, room, REPORT)
@@ -106,6 +133,25 @@ def test_a_folder_of_other_things_is_refused_and_not_touched(tmp_path, room):
     with pytest.raises(OmnixError, match="not empty and holds no map set"):
         maps.save(tmp_path, room, REPORT)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_a_report_of_another_program_makes_no_map_set(tmp_path, room):
+    (tmp_path / "report.json").write_text('{"tests": 12}')
+    (tmp_path / "holiday.jpg").write_bytes(b"beach")
+    with pytest.raises(OmnixError, match="not empty and holds no map set"):
+        maps.save(tmp_path, room, REPORT)
+    assert (tmp_path / "report.json").read_text() == '{"tests": 12}'
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_is_put_into_the_folder_meanwhile_stays(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    with pytest.raises(OmnixError, match="not empty"), maps.MapSetWriter(folder) as writer:
+        (folder / "holiday.jpg").write_bytes(b"beach")
+        writer.publish(REPORT)
+    assert [path.name for path in folder.iterdir()] == ["holiday.jpg"]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_a_folder_whose_name_is_not_text_is_refused(tmp_path):

@@ -85,6 +85,15 @@ def test_a_block_is_filled_from_its_rim_inwards():
     assert np.abs(repaired - source).max() < 0.15
 
 
+@pytest.mark.parametrize(("pole", "rows"), [(0, slice(0, 3)), (-1, slice(-3, None))])
+def test_a_hole_at_a_pole_is_filled_from_beyond_it(pole, rows):
+    source = np.random.default_rng(0).random((128, 256, 3)).astype(np.float32)
+    source[rows, 8:13] = np.nan
+    repaired, _ = clean.repair(source)
+    beyond = source[pole, 137:140].mean(axis=0)  # half way round
+    np.testing.assert_allclose(repaired[pole, 10], beyond, rtol=1e-5)
+
+
 def test_too_many_non_finite_pixels_are_refused():
     source = _ramp()
     allowed = int(0.001 * 64 * 128)

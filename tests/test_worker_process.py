@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from blender_omnix import __version__, images, maps
 from blender_omnix.errors import OmnixError
+from blender_omnix.worker import client as worker_client
 from blender_omnix.worker import protocol
 from blender_omnix.worker.client import WorkerClient
 from tests.fakes import box_room
@@ -151,6 +153,19 @@ def test_cancel_leaves_nothing_half_done(client, panorama, tmp_path, mode):
     assert finish(client, "3")["type"] == "done"
 
 
+def test_a_deaf_job_is_cancelled_within_two_seconds(client, panorama, tmp_path, monkeypatch):
+    client.extract("1", str(panorama), str(tmp_path / "1"), settings("deaf"))
+    follow(client, "progress", job="1", stage="Albedo")
+    now = 100.0
+    monkeypatch.setattr(worker_client, "time", SimpleNamespace(monotonic=lambda: now))
+    client.cancel("1")
+    client.poll()
+    assert client.running
+    now += 1.9
+    assert {"type": "cancelled", "job": "1"} in client.poll()
+    assert not client.running
+
+
 def test_cancelling_a_waiting_job_leaves_the_running_one(client, panorama, tmp_path):
     client.extract("1", str(panorama), str(tmp_path / "1"), settings("slow"))
     client.extract("2", str(panorama), str(tmp_path / "2"), settings())
@@ -160,6 +175,8 @@ def test_cancelling_a_waiting_job_leaves_the_running_one(client, panorama, tmp_p
     assert client.running
     client.cancel("1")
     assert finish(client, "1")["type"] == "cancelled"
+    client.extract("3", str(panorama), str(tmp_path / "3"), settings())
+    assert {event.get("job") for event in follow(client, "done")} <= {"3", None}
     assert not (tmp_path / "2").exists()
 
 
@@ -215,22 +232,32 @@ def test_each_job_ends_once_however_often_the_worker_dies_unnoticed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "words"),
+    ("mode", "words", "engines"),
     [
-        ("refuse", "model.safetensors is missing; install the extension again."),
-        ("memory", "Memory ran out; try a smaller size"),
-        ("tensors", "Memory ran out; try a smaller size"),
-        ("runtime", "cannot load a library (DLL load failed); on Windows the Microsoft"),
-        ("slim", "has no torch; use one that has it, in Blender as External Python"),
-        ("defect", "An unexpected error stopped the extraction (TypeError: a defect). The log is"),
+        ("refuse", "model.safetensors is missing; install the extension again.", 1),
+        ("memory", "Memory ran out; try a smaller size", 2),
+        ("tensors", "Memory ran out; try a smaller size", 2),
+        ("runtime", "cannot load a library (DLL load failed); on Windows the Microsoft", 2),
+        ("slim", "has no torch; use one that has it, in Blender as External Python", 2),
+        ("path", "/disk/weights cannot be reached (Permission denied); check the path.", 2),
+        ("defect", "An unexpected error stopped the extraction (TypeError: a defect). The log", 2),
     ],
 )
-def test_an_exception_ends_the_job_but_not_the_worker(client, panorama, tmp_path, mode, words):
-    client.extract("1", str(panorama), str(tmp_path / "1"), settings(mode))
+def test_an_exception_ends_the_job_but_not_the_worker(
+    client, panorama, tmp_path, mode, words, engines
+):
+    once = settings(mode)
+    once["options"]["once"] = True
+    client.extract("1", str(panorama), str(tmp_path / "1"), once)
     assert words in finish(client, "1")["message"]
-    assert client.running
     logged = client.log_path.read_text()
     assert ("Traceback" in logged) is (mode != "refuse")
+    pid = client.hello["pid"]
+    client.extract("2", str(panorama), str(tmp_path / "2"), once)
+    assert finish(client, "2")["type"] == "done"
+    # Where the engine may be broken, with another.
+    (used,) = maps.read_report(tmp_path / "2")["adapters"]
+    assert (used["process"], used["engines"]) == (pid, engines)
 
 
 def test_a_library_that_looks_at_stdin_neither_waits_nor_takes_commands(client, panorama, tmp_path):
