@@ -290,9 +290,10 @@ def test_an_adapter_without_effect_is_refused_whatever_the_card_says(copied):
         CompactEngine(copied).load(silent)
 
 
-def test_an_adapter_that_is_anothers_copy_is_refused_whatever_the_card_says(copied):
-    save_anew(copied, "normal.safetensors", load_file(copied / "albedo.safetensors"))
-    with pytest.raises(OmnixError, match=r"albedo\.safetensors does exactly what another adapter"):
+@pytest.mark.parametrize(("copy", "original"), [("normal", "albedo"), ("depth", "normal")])
+def test_an_adapter_that_is_anothers_copy_is_refused_whatever_the_card_says(copied, copy, original):
+    save_anew(copied, f"{copy}.safetensors", load_file(copied / f"{original}.safetensors"))
+    with pytest.raises(OmnixError, match=rf"{copy}\.safetensors and .*{original}.* the same"):
         CompactEngine(copied).load(silent)
 
 

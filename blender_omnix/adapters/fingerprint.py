@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
+from ..errors import OmnixError
 from .inspection import Inspection
 from .values import narrowed, raw, widened
 
@@ -22,3 +24,14 @@ def fingerprint(inspection: Inspection) -> str:
             dtype = header.tensors[key].dtype
             digest.update(narrowed(widened(raw(header, key)[rows], dtype), "F32").tobytes())
     return digest.hexdigest()
+
+
+def refuse_copy(inspection: Inspection, seen: dict[str, Path]) -> None:
+    """Enter a file among those `seen`, by fingerprint; raise OmnixError where another file of which
+    the same is injected is among them."""
+    other = seen.setdefault(fingerprint(inspection), inspection.file)
+    if other != inspection.file:
+        raise OmnixError(
+            f"The adapters {inspection.file} and {other} are one and the same; one of them belongs "
+            "to another task. Install or download both again."
+        )

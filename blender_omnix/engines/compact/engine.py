@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from ...adapters import report
 from ...adapters.effect import Effect, effects, require
+from ...adapters.fingerprint import refuse_copy
 from ...adapters.inject import activate, inject
 from ...errors import Cancelled, OmnixError
 from ...maps import sha256
@@ -81,6 +82,9 @@ class CompactEngine:
         network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         files = {task: self.weights / f"{task}.safetensors" for task in TASKS}
         injected = inject(network, files, adapted_modules(network))
+        seen: dict[str, Path] = {}
+        for each in injected.values():
+            refuse_copy(each.inspection, seen)
         measured = measure_effects(network)
         require(measured, files)
         self._adapters = [report.entry(task, injected[task], measured[task]) for task in TASKS]

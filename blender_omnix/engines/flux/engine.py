@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ...adapters import find, report
-from ...adapters.fingerprint import fingerprint
+from ...adapters.fingerprint import refuse_copy
 from ...errors import Cancelled, OmnixError, lacks_memory
 from ...panorama import resample
 from . import autoencoder, components, conditions, pipeline, prompt, readout
@@ -235,15 +235,13 @@ class FluxEngine:
         stamps = {file: _stamp(file) for file in files.values()}
         added = sampler.add(task, files)
         self._stamps |= stamps
-        for injected, _ in added.values():
-            file = injected.inspection.file
-            other = self._seen.setdefault(fingerprint(injected.inspection), file)
-            if other != file:
-                # Either may be the wrong one, and both are in the transformer.
-                self.unload()
-                raise OmnixError(
-                    f"The adapters {file} and {other} are one and the same; download both again."
-                )
+        try:
+            for injected, _ in added.values():
+                refuse_copy(injected.inspection, self._seen)
+        except OmnixError:
+            # Either may be the wrong one, and both are in the transformer.
+            self.unload()
+            raise
         self._entries[task] = [
             report.entry(task, replace(injected, name=name), effect)
             for name, (injected, effect) in added.items()
