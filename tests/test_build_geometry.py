@@ -245,6 +245,33 @@ def test_the_hull_encloses_everything_but_the_window():
     assert panes is None
 
 
+@pytest.mark.parametrize("seen", ["ground", "roof"])
+def test_the_hull_surrounds_a_viewpoint_over_open_ground(seen):
+    """Which is not inside the convex hull of what it sees."""
+    rays = frames.directions(64, 128)
+    facing = np.float32((0, 0, 1 if seen == "ground" else -1))
+    with np.errstate(divide="ignore"):
+        depth = np.where(rays @ facing < 0, -1.6 / (rays @ facing), 0.0).astype(np.float32)
+    normal = np.where(depth[..., None] > 0, facing, -rays)
+    hull, panes = enclosure(geometry.reduce(depth, normal, 128))
+    for shell in (hull, panes):
+        centres, normals = face_normals(shell)
+        assert (np.einsum("ij,ij->i", normals, centres) < 0).all()
+        away = np.linalg.norm(shell.vertices, axis=1)
+        assert away.max() < 2 * depth.max() and away.min() > 0.1
+
+
+@pytest.mark.parametrize("seen", [np.s_[30:31, 50:51], np.s_[:1]])
+def test_next_to_nothing_that_is_seen_has_no_hull(seen):
+    rays = frames.directions(64, 128)
+    depth = np.zeros((64, 128), np.float32)
+    depth[seen] = 3.0
+    hull, panes = enclosure(geometry.Grid(rays, depth, -rays))
+    assert hull is None
+    assert np.isfinite(panes.vertices).all()
+    assert 0 < np.linalg.norm(panes.vertices, axis=1).max() < 6.0
+
+
 def test_panes_close_the_window_in_its_wall():
     made = box_room.room(128, window=True)
     cells = grid(made)

@@ -51,7 +51,7 @@ def _block_max(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
 def shells(
     grid: Grid, jump: float, fill: float, *, enclosed: bool
 ) -> tuple[Shell, Shell | None, Shell | None]:
-    """The surfaces of a place; if it is `enclosed` also its hull and, if it has any, its panes.
+    """The surfaces of a place; if it is `enclosed` also, if it has any, its hull and its panes.
 
     The visible surface is cut as `joins` says. `fill`: how far what is hidden reaches behind an
     edge, as a fraction of the panorama's width. Walls and openings both go on behind what stands
