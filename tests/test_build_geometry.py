@@ -421,6 +421,21 @@ def test_lamps_are_the_cells_that_give_the_light():
     assert lamps.any()
     assert not lamps[32:].any()
     assert not geometry.lamp_cells(np.zeros_like(made["emission"]), cells).any()
+    # Whatever a renderer has left in a pixel of the lamp and of the sky.
+    cells.depth[20] = 0.0
+    for value in (np.nan, np.inf):
+        for pixel in (np.unravel_index(made["emission"][..., 0].argmax(), (128, 256)), (40, 50)):
+            emission = made["emission"].copy()
+            emission[pixel] = value
+            assert np.array_equal(geometry.lamp_cells(emission, cells), lamps.ravel())
+
+
+def test_cells_without_a_normal_lie_where_the_map_says():
+    made = box_room.room(128, block=False)
+    made["normal"][:] = 0.0
+    cells = geometry.reduce(made["depth"], made["normal"], 128)
+    exact = box_room.room(64, block=False)["depth"]
+    assert np.median(np.abs(cells.depth / exact - 1)) < 0.01
 
 
 def test_a_turned_panorama_gives_the_turned_shell():

@@ -1071,8 +1071,8 @@ def test_the_stand_in_follows_its_sliders_and_applies_them(blender, build, room_
     assert not surface.hide_viewport
 
 
-def vertices(build, collection) -> np.ndarray:
-    data = build.place.part(collection, "surface").data
+def vertices(build, collection, key="surface") -> np.ndarray:
+    data = build.place.part(collection, key).data
     values = np.empty(3 * len(data.vertices), np.float32)
     data.vertices.foreach_get("co", values)
     return values
@@ -1102,6 +1102,16 @@ def test_a_rendered_depth_pass_is_sky_where_it_hits_nothing(blender, build, tmp_
     own = write_exr(blender, tmp_path / "own.exr", depth)
     build.place.replace_map(collection, "depth", own)
     np.testing.assert_allclose(vertices(build, collection), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_a_normal_that_is_no_number_spoils_nothing(blender, build, room_folder, tmp_path, value):
+    collection = make(blender, build, room_folder)
+    normal = box_room.room(64)["normal"] / 2 + 0.5
+    normal[20, 30] = value
+    build.place.replace_map(collection, "normal", write_exr(blender, tmp_path / "own.exr", normal))
+    assert np.isfinite(vertices(build, collection)).all()
+    assert np.isfinite(vertices(build, collection, "hull")).all()
 
 
 def test_own_files_keep_their_colours(blender, build, room_folder, tmp_path):
