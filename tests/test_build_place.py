@@ -134,12 +134,16 @@ def follow(blender, build, host):
     return lambda place: build.place.follow_world(place, showing(blender.context.scene.world))
 
 
-@pytest.mark.parametrize("kind", ["POINT", "TEXTURE"])
+@pytest.mark.parametrize(
+    ("kind", "mirror"),
+    [("POINT", (1, 1, 1)), ("TEXTURE", (1, 1, 1)), ("POINT", (1, -1, 1)), ("TEXTURE", (-1, 1, 1))],
+)
 def test_the_place_lines_up_with_a_world_that_is_turned_later(
-    blender, build, room_folder, follow, kind
+    blender, build, room_folder, follow, kind, mirror
 ):
     image, nodes = show_room(blender)
     nodes["mapping"].vector_type = kind
+    nodes["mapping"].inputs["Scale"].default_value = mirror
     nodes["mapping"].inputs["Rotation"].default_value = (0.1, 0.2, 0.3)
     collection = make(blender, build, room_folder, mode="ORIGINAL", source=image)
     follow(collection)
@@ -328,6 +332,20 @@ def test_a_world_of_its_panorama_fits_a_place(blender, build, open_place):
         assert np.median(np.abs(seen - wanted)[rows]) < 0.03
     world.node_tree.nodes["Background"].inputs["Strength"].default_value = 1.0
     np.testing.assert_allclose(panorama_of(blender, build, open_place), seen / 3.0, atol=0.01)
+
+
+@pytest.mark.parametrize("scale", [(-1, 1, 1), (2, -2, 2), (-1, -1, 1), (-3, -3, -3)])
+def test_a_mirrored_place_stands_as_it_did_under_a_world_of_its_panorama(
+    blender, build, open_place, scale
+):
+    root = build.place.part(open_place, "root")
+    root.scale, root.rotation_euler = scale, (0.1, -0.2, 0.7)
+    blender.context.view_layer.update()
+    before = np.array(root.matrix_world)
+    blender.ops.omnix.use_as_world()
+    blender.context.view_layer.update()
+    assert np.allclose(root.matrix_world, before, atol=1e-5)
+    assert root.scale[:] == scale
 
 
 def test_a_world_of_its_panorama_is_not_the_places(blender, build, open_place, tmp_path):

@@ -284,9 +284,10 @@ def test_the_texture_is_found_through_mixes_reroutes_and_groups(blender, source)
     assert source.showing(world).strength == 3.0
 
 
+@pytest.mark.parametrize("mirror", [(1.0, 1.0, 1.0), (-1.0, 1.0, 1.0)])
 @pytest.mark.parametrize("kind", ["POINT", "TEXTURE", "VECTOR", "NORMAL"])
-def test_the_rotation_is_the_one_that_is_seen(blender, source, tmp_path, kind):
-    """A panoramic render of the world shows, in every direction d, the panorama at R d."""
+def test_the_rotation_is_the_one_that_is_seen(blender, source, tmp_path, kind, mirror):
+    """A panoramic render of the world shows, in every direction d, the panorama at R M d."""
     from mathutils import Euler
 
     from blender_omnix.panorama import frames
@@ -294,6 +295,7 @@ def test_the_rotation_is_the_one_that_is_seen(blender, source, tmp_path, kind):
     world, nodes = make_world(blender, direction_image(blender))
     nodes["mapping"].vector_type = kind
     nodes["mapping"].inputs["Rotation"].default_value = TURN
+    nodes["mapping"].inputs["Scale"].default_value = mirror
     nodes["texture"].interpolation = "Closest"
     found = source.showing(world)
     assert not found.notes
@@ -301,7 +303,8 @@ def test_the_rotation_is_the_one_that_is_seen(blender, source, tmp_path, kind):
 
     seen = 2.0 * render_panorama(blender, tmp_path / "seen.exr", 32) - 1.0
     turn = np.array(Euler(found.rotation, "XYZ").to_matrix())
-    expected = frames.directions(32, 64) @ turn.T
+    assert found.mirror == mirror
+    expected = frames.directions(32, 64) * mirror @ turn.T
     # Two pixels of the panorama.
     assert np.abs(seen - expected).max() < 2 * np.pi / 64
     assert np.abs(seen - frames.directions(32, 64)).mean() > 0.3
@@ -359,7 +362,7 @@ def test_mappings_in_a_row_are_followed(blender, source):
 
 def test_what_cannot_be_followed_is_said(blender, source):
     world, nodes = make_world(blender, generated(blender))
-    nodes["mapping"].inputs["Scale"].default_value = (-1.0, 1.0, 1.0)
+    nodes["mapping"].inputs["Scale"].default_value = (-2.0, 1.0, 1.0)
     (note,) = source.from_world(world).notes
     assert "Mapping" in note
     value = world.node_tree.nodes.new("ShaderNodeValue")

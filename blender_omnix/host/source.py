@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import bpy
-from mathutils import Euler, Matrix
+from mathutils import Euler, Matrix, Vector
 
 from ..errors import OmnixError
 from . import paths
@@ -54,13 +55,15 @@ class Dial:
 class Showing:
     """How a world shows its panorama.
 
-    `rotation` (Euler XYZ, radians) is what a Mapping node of type Point would say: the turn from
-    the direction seen to the one looked up. `strength` scales the radiance. `turned_by` and
-    `strengthened_by` are the single inputs that set them, None where there is none or where several
-    act together: then there is nothing that could be followed.
+    `rotation` (Euler XYZ, radians) and `mirror` (1 or -1 for each axis) are what a Mapping node of
+    type Point would say, which scales first: from the direction seen to the one looked up.
+    `strength` scales the radiance. `turned_by` and `strengthened_by` are the single inputs that set
+    them, None where there is none or where several act together: then there is nothing that could
+    be followed.
     """
 
     rotation: tuple[float, float, float]
+    mirror: tuple[float, float, float]
     strength: float
     turned_by: Dial | None
     strengthened_by: Dial | None
@@ -163,10 +166,10 @@ def from_world(world: bpy.types.World | None) -> Source:
 def showing(world: bpy.types.World | None) -> Showing:
     """How the world turns its panorama, and its strength. Raises OmnixError as `from_world`."""
     *shaders, node = _path_to_environment(world)
-    rotation, turned_by, rotation_notes = _rotation(world, node)
+    rotation, mirror, turned_by, rotation_notes = _rotation(world, node)
     strength, strengthened_by, strength_notes = _strength(world, shaders)
     notes = (*rotation_notes, *strength_notes, *_colour_notes(shaders))
-    return Showing(rotation, strength, turned_by, strengthened_by, notes)
+    return Showing(rotation, mirror, strength, turned_by, strengthened_by, notes)
 
 
 def _path_to_environment(world: bpy.types.World | None) -> list[bpy.types.Node]:
@@ -218,15 +221,20 @@ def _paths(
         yield from _paths(link.from_node, path, seen)
 
 
+def signs(scale: Iterable[float]) -> tuple[float, ...]:
+    """1 or -1 for each axis: what a scale mirrors."""
+    return tuple(math.copysign(1.0, value) for value in scale)
+
+
 def _rotation(
     world: bpy.types.World, node: bpy.types.Node
-) -> tuple[tuple[float, float, float], Dial | None, list[str]]:
+) -> tuple[tuple[float, ...], tuple[float, ...], Dial | None, list[str]]:
     """How the nodes before an environment texture turn the direction that is looked up.
 
-    Returns Euler XYZ, the input that sets it, and notes that name what is not a rotation and so
-    not followed.
+    Returns Euler XYZ, the axes that are mirrored before (see `Showing`), the input that sets the
+    turn, and notes that name what is neither and so not followed.
     """
-    lookup = Matrix.Identity(3)
+    lookup, mirror = Matrix.Identity(3), Vector((1.0, 1.0, 1.0))
     turning = []
     notes = []
     by_object = None
@@ -248,8 +256,9 @@ def _rotation(
             )
             break
         if upstream.bl_idname == "ShaderNodeMapping":
-            turn, turn_notes = _mapping(upstream)
+            turn, mirrored, turn_notes = _mapping(upstream)
             lookup = lookup @ turn
+            mirror *= mirrored
             turning.append(upstream)
             notes += turn_notes
         link = _link(upstream.inputs[0])
@@ -264,7 +273,8 @@ def _rotation(
         (mapping,) = turning
         inverse = mapping.vector_type == "TEXTURE"
         turned_by = _dial(world, mapping.inputs["Rotation"], inverse=inverse)
-    return tuple(lookup.to_euler("XYZ")), turned_by, notes
+    turn = lookup @ Matrix.Diagonal(mirror)
+    return tuple(turn.to_euler("XYZ")), tuple(mirror), turned_by, notes
 
 
 def _coordinates(node: bpy.types.Node, socket: str) -> tuple[Matrix | None, list[str]]:
@@ -294,11 +304,13 @@ def _dial(world: bpy.types.World, socket: bpy.types.NodeSocket, *, inverse: bool
     return Dial(tree, path, inverse)
 
 
-def _mapping(node: bpy.types.Node) -> tuple[Matrix, list[str]]:
-    """The rotation that a Mapping node applies to the lookup, and notes on what else it does."""
+def _mapping(node: bpy.types.Node) -> tuple[Matrix, Vector, list[str]]:
+    """What a Mapping node applies to the lookup, but for its size; the axes that it mirrors, and
+    notes on what else it does."""
     notes = []
     scale = node.inputs["Scale"].default_value
-    scaled = max(abs(s - scale[0]) for s in scale) > _TOLERANCE or scale[0] <= 0
+    sizes = [abs(value) for value in scale]
+    scaled = max(sizes) - min(sizes) > _TOLERANCE or not any(sizes)
     # The other types turn directions alone and have no such socket.
     moved = node.vector_type in {"POINT", "TEXTURE"} and any(
         abs(x) > _TOLERANCE for x in node.inputs["Location"].default_value
@@ -314,8 +326,10 @@ def _mapping(node: bpy.types.Node) -> tuple[Matrix, list[str]]:
             "the place uses the value typed into it."
         )
     turn = Euler(node.inputs["Rotation"].default_value, "XYZ").to_matrix()
+    mirror = Matrix.Diagonal(signs(scale))
     # The type Texture applies the inverse of what is typed.
-    return turn.transposed() if node.vector_type == "TEXTURE" else turn, notes
+    lookup = mirror @ turn.transposed() if node.vector_type == "TEXTURE" else turn @ mirror
+    return lookup, Vector(signs(scale)), notes
 
 
 def _links(sockets: Iterable[bpy.types.NodeSocket]) -> Iterator[bpy.types.NodeLink]:
