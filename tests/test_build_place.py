@@ -860,6 +860,23 @@ def test_the_viewpoint_is_at_camera_height_above_the_floor(blender, build, room_
     assert build.place.viewpoint(collection).translation.z == pytest.approx(1.6)
 
 
+@pytest.mark.parametrize("scale", [1 / 32, 1.0, 500.0])
+def test_the_camera_sees_all_of_a_place(blender, build, tmp_path, scale):
+    made = box_room.room(64)
+    made["depth"] *= scale
+    box_room.save(tmp_path / "room", made)
+    collection = make(blender, build, tmp_path / "room")
+    build.place.part(collection, "root").scale = (2.0, 2.0, 2.0)
+    lens = build.place.add_camera(blender.context, collection).data
+    assert lens.clip_start < min(0.1001, 2.0 * made["depth"].min())
+    assert lens.clip_end > max(999.0, 2.0 * made["depth"].max())
+    if scale == 1.0:
+        usual = blender.data.cameras.new("usual")
+        assert (lens.clip_start, lens.clip_end) == (usual.clip_start, usual.clip_end)
+    lens.clip_start = 0.5
+    assert build.place.add_camera(blender.context, collection).data.clip_start == 0.5
+
+
 def test_a_replaced_depth_map_is_followed(blender, build, room_folder, tmp_path):
     collection = make(blender, build, room_folder)
     surface = build.place.part(collection, "surface")
