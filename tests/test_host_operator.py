@@ -180,7 +180,10 @@ def test_maps_of_an_unsaved_file_can_be_moved_beside_it(
     blender, host, fake_worker, panorama, tmp_path, capfd
 ):
     blender.ops.omnix.extract_pbr(filepath=str(panorama))
-    assert "use Move Maps Next to .blend" in capfd.readouterr().out
+    assert (
+        "which goes when the extension is uninstalled; save the file and use Move Maps Next to "
+        ".blend" in capfd.readouterr().out
+    )
     first = Path(blender.context.scene.omnix.folder)
     assert first.is_relative_to(os.environ["BLENDER_USER_RESOURCES"])
     assert not blender.ops.omnix.move_maps.poll()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -113,6 +114,19 @@ def test_maps_whose_report_says_little_are_shown(blender, draw, host, tmp_path):
     blender.ops.omnix.load_maps(directory=str(tmp_path / "room"))
     texts = draw(host("panels").OMNIX_PT_sidebar_maps).texts
     assert "other engine" in texts and "Albedo" in texts
+
+
+def test_maps_that_uninstalling_would_take_are_told(blender, draw, host, tmp_path):
+    folder, _ = host("destination").default_folder("room")
+    box_room.save(folder, box_room.room(64))
+    blender.ops.omnix.load_maps(directory=str(folder))
+    panel = host("panels").OMNIX_PT_sidebar_maps
+    assert "uninstalled" not in " ".join(draw(panel).texts)
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
+    assert "uninstalled" in " ".join(draw(panel).texts)
+    blender.ops.omnix.move_maps()
+    assert "uninstalled" not in " ".join(draw(panel).texts)
+    shutil.rmtree(folder)
 
 
 def test_the_follow_button_says_whether_the_place_follows(blender, draw, host, tmp_path):

@@ -21,15 +21,23 @@ def beside_blend() -> Path:
     return Path(paths.absolute("//")) / "omnix"
 
 
+def is_in_extension(folder: Path) -> bool:
+    """Whether maps lie in the extension's own folder, which goes when that is uninstalled."""
+    return folder.resolve().is_relative_to(_in_extension().resolve())
+
+
+def _in_extension() -> Path:
+    return Path(bpy.utils.extension_path_user(preferences.ADDON, path="maps"))
+
+
 def default_folder(name: str) -> tuple[Path, list[str]]:
     """Where the maps of a panorama go unless told otherwise, and a note for an unsaved file."""
     folder = bpy.path.clean_name(name) or "panorama"
     if bpy.data.filepath:
         return beside_blend() / folder, []
-    root = bpy.utils.extension_path_user(preferences.ADDON, path="maps", create=True)
-    return Path(root) / folder, [
-        "The file is not saved, so its maps are in the extension's own folder; "
-        "save it and use Move Maps Next to .blend."
+    return _in_extension() / folder, [
+        "The file is not saved, so its maps are in the extension's own folder, which goes when the "
+        "extension is uninstalled; save the file and use Move Maps Next to .blend."
     ]
 
 
