@@ -116,6 +116,15 @@ def test_maps_whose_report_says_little_are_shown(blender, draw, host, tmp_path):
     assert "other engine" in texts and "Albedo" in texts
 
 
+def test_a_report_is_parsed_once_for_all_that_is_drawn(blender, draw, host, tmp_path, monkeypatch):
+    box_room.save(tmp_path / "room", box_room.room(64))
+    blender.ops.omnix.load_maps(directory=str(tmp_path / "room"))
+    panel = host("panels").OMNIX_PT_sidebar_maps
+    texts = draw(panel).texts
+    monkeypatch.setattr(host("report").maps, "read_report", None)
+    assert draw(panel).texts == texts
+
+
 def test_maps_that_uninstalling_would_take_are_told(blender, draw, host, tmp_path):
     folder, _ = host("destination").default_folder("room")
     box_room.save(folder, box_room.room(64))

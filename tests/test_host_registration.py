@@ -98,6 +98,9 @@ import sys, bpy
 before = set(sys.modules)
 bpy.ops.preferences.addon_enable(module={EXTENSION!r})
 assert hasattr(bpy.types.Scene, "omnix")
+# What panels ask.
+assert not bpy.ops.omnix.open_folder.poll()
+assert not [module for module in sys.modules if module.endswith("host.build")]
 for name in sorted({{module.split(".")[0] for module in set(sys.modules) - before}}):
     if name not in sys.stdlib_module_names:
         print("imported", name)
