@@ -19,12 +19,11 @@ SIDE = 128
 
 
 @pytest.fixture
-def pictures(blender, host, tmp_path):
-    """A function from a mode to what EEVEE and Cycles show of the box room, (SIDE, SIDE, 3) each,
-    linear."""
+def room(blender, host, tmp_path):
+    """A function from a mode to the box room under a lamp, before the scene's camera."""
     build = host("build")
 
-    def pictures(mode):
+    def room(mode):
         box_room.save(tmp_path / "room", box_room.room(128))
         collection = build.build_place(
             blender.context,
@@ -40,34 +39,40 @@ def pictures(blender, host, tmp_path):
         camera = build.place.add_camera(blender.context, collection)
         camera.data.lens_unit, camera.data.angle = "FOV", np.radians(90)
         camera.rotation_euler.x -= np.radians(20)
-        eevee = "BLENDER_EEVEE" if blender.app.version >= (5, 0) else "BLENDER_EEVEE_NEXT"
-        return render(blender, eevee), render(blender, "CYCLES")
+        return collection
 
-    return pictures
+    return room
 
 
-def render(blender, engine: str) -> np.ndarray:
+def pictures(blender, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
+    """What EEVEE and Cycles show, (side, side, 3) each, linear."""
+    eevee = "BLENDER_EEVEE" if blender.app.version >= (5, 0) else "BLENDER_EEVEE_NEXT"
+    return render(blender, eevee, side), render(blender, "CYCLES", side)
+
+
+def render(blender, engine: str, side: int) -> np.ndarray:
     scene = blender.context.scene
     scene.render.engine = engine
     scene.cycles.samples, scene.cycles.max_bounces = 32, 0
     scene.cycles.use_denoising = False
     scene.eevee.taa_render_samples = 16
     scene.eevee.use_raytracing = False
-    scene.render.resolution_x = scene.render.resolution_y = SIDE
+    scene.render.resolution_x = scene.render.resolution_y = side
     scene.render.resolution_percentage = 100
     scene.render.image_settings.file_format = "OPEN_EXR"
     scene.render.filepath = blender.app.tempdir + f"{engine}.exr"
     blender.ops.render.render(write_still=True)
     image = blender.data.images.load(scene.render.filepath, check_existing=False)
-    pixels = np.empty((SIDE, SIDE, 4), np.float32)
+    pixels = np.empty((side, side, 4), np.float32)
     image.pixels.foreach_get(pixels.ravel())
     blender.data.images.remove(image)
     return pixels[::-1, :, :3]
 
 
 @pytest.mark.parametrize(("mode", "least"), [("ORIGINAL", 40.0), ("RELIGHT", 30.0)])
-def test_eevee_and_cycles_look_alike(pictures, mode, least):
-    eevee, cycles = pictures(mode)
+def test_eevee_and_cycles_look_alike(blender, room, mode, least):
+    room(mode)
+    eevee, cycles = pictures(blender)
     assert cycles.mean() > 0.02
     ratio = eevee.mean() / cycles.mean()
     stops = float(np.log2(0.18 / np.median(tonemap.luminance(cycles))))
@@ -76,3 +81,15 @@ def test_eevee_and_cycles_look_alike(pictures, mode, least):
     print(f"{mode}: EEVEE / Cycles {ratio:.3f} in the mean, {decibels:.1f} dB")
     assert 0.8 < ratio < 1.25
     assert decibels > least
+
+
+def test_the_normals_of_a_sheared_place_are_those_of_its_mesh(blender, host, room):
+    place, collection = host("build").place, room("RELIGHT")
+    root = place.part(collection, "root")
+    root.parent = blender.data.objects.new("parent", None)
+    blender.context.scene.collection.objects.link(root.parent)
+    root.parent.scale, root.rotation_euler = (1.0, 2.0, 1.0), (0.0, 0.0, 0.9)
+    mapped = pictures(blender, 32)
+    place.control(collection, "Normal Strength").default_value = 0.0
+    for shown, meant in zip(mapped, pictures(blender, 32), strict=True):
+        assert np.abs(shown - meant).mean() < 0.05 * meant.mean()
