@@ -953,14 +953,14 @@ def test_operators_do_what_the_functions_do(blender, build, room_folder, tmp_pat
     assert saved == (room_folder / "panorama.png").read_bytes()
     report = maps.read_report(tmp_path / "saved")
     assert report["replaced"] == {"albedo": str(room_folder / "panorama.png")}
-    assert set(maps.map_files(tmp_path / "saved")) == set(place.maps_of(collection))
+    assert set(maps.map_files(tmp_path / "saved")) == set(place.images_of(collection))
     with pytest.raises(RuntimeError, match="not empty"):
         omnix.save_maps(directory=str(tmp_path))
     # An earlier set goes, with the maps that this place has not.
     box_room.save(tmp_path / "saved", box_room.room(64) | {"semantic": box_room.room(64)["albedo"]})
     omnix.save_maps(directory=str(tmp_path / "saved"))
     assert (tmp_path / "saved" / "albedo.png").read_bytes() == saved
-    assert set(maps.map_files(tmp_path / "saved")) == set(place.maps_of(collection))
+    assert set(maps.map_files(tmp_path / "saved")) == set(place.images_of(collection))
     place.part(collection, "root").rotation_euler.z = 0.7
     omnix.add_camera()
     blender.context.view_layer.update()
@@ -1181,7 +1181,7 @@ def test_what_was_painted_on_a_map_is_saved(blender, build, room_folder, tmp_pat
 
 def test_packed_maps_are_saved_as_they_are(blender, build, room_folder, tmp_path):
     collection = make(blender, build, room_folder)
-    for name in build.place.maps_of(collection):
+    for name in build.place.images_of(collection):
         build.place.part(collection, f"map_{name}").pack()
     build.place.save_maps(collection, tmp_path / "saved")
     for name, file in maps.map_files(room_folder).items():
@@ -1381,7 +1381,7 @@ def test_a_file_that_was_saved_on_windows_finds_its_maps(blender, host, build, t
     box_room.save(folder, box_room.room(64))
     collection = make(blender, build, folder)
     collection["omnix"]["folder"] = "//omnix\\room"
-    for name in build.place.maps_of(collection):
+    for name in build.place.images_of(collection):
         image = build.place.part(collection, f"map_{name}")
         image.filepath_raw = f"//omnix\\room\\{maps.MAPS[name].filename}"
     assert build.place.folder_of(collection) == folder

@@ -549,9 +549,9 @@ def test_a_map_that_was_left_out_joins_the_others(blender, fake_worker, host, pa
     )
     hall = blender.data.collections["OmniX hall"]
     place.control(hall, "Roughness Gain").default_value = 0.5
-    assert "albedo" not in place.maps_of(hall)
+    assert "albedo" not in place.images_of(hall)
     blender.ops.omnix.extract_map(map="albedo")
-    assert "albedo" in place.maps_of(hall)
+    assert "albedo" in place.images_of(hall)
     shader = next(
         node
         for node in place.part(hall, "surface_group").nodes

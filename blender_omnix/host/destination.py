@@ -152,7 +152,7 @@ def refuse_to_lose_maps(folder: Path, name: str, wanted: set[str], *, build: boo
                 "with Replace Map first."
             )
     for collection in standing:
-        used = set(place.maps_of(collection)) - set(place.own_maps(collection))
+        used = set(place.images_of(collection)) - set(place.own_maps(collection))
         missing = [key for key in maps.REQUESTABLE if key in used and key not in wanted]
         # A place that is built anew does without what was not asked for.
         if missing and collection != renewed:

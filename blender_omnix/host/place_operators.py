@@ -313,7 +313,7 @@ class OMNIX_OT_show_map(_PlaceOperator, bpy.types.Operator):
     def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
         from .build import place
 
-        if self.map != "NONE" and self.map not in place.maps_of(collection):
+        if self.map != "NONE" and self.map not in place.images_of(collection):
             raise OmnixError(
                 f"The place has no {self.map} map; extract it, or choose one that it has."
             )

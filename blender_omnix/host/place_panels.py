@@ -105,7 +105,7 @@ class OMNIX_PT_place_maps(_PlacePanel, bpy.types.Panel):
         collection = active(context)
         column = layout.column(align=True)
         shown = place.shown_map(collection)
-        there = place.maps_of(collection)
+        there = place.images_of(collection)
         for name in maps.MAPS:
             row = column.row(align=True)
             label = maps.MAPS[name].label

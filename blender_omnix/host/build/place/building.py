@@ -26,9 +26,9 @@ from .record import (
     find,
     folder_of,
     has_controls,
+    images_of,
     is_deleted,
     keep,
-    maps_of,
     name_of,
     own_maps,
     part,
@@ -148,8 +148,7 @@ def rebuild(collection: bpy.types.Collection, **changes: Any) -> None:
     """
     _refuse_while_worked_on(collection)
     settings = replace(settings_of(collection), **changes)
-    built = built_of(collection)
-    cut = _cut({name: built[f"map_{name}"] for name in maps_of(collection)}, settings)
+    cut = _cut(images_of(collection), settings)
     state = collection[STATE].to_dict()
     collection[STATE] = state | asdict(settings)
     _place(collection, cut)
@@ -171,9 +170,8 @@ def replace_map(collection: bpy.types.Collection, name: str, path: Path | str) -
     built, key = built_of(collection), f"map_{name}"
     image = _candidate(name, path, label)
     if cuts:
-        textures = {other: built[f"map_{other}"] for other in maps_of(collection)}
         try:
-            cut = _cut(textures | {name: image}, settings_of(collection))
+            cut = _cut(images_of(collection) | {name: image}, settings_of(collection))
         except OmnixError:
             delete([image])
             raise
@@ -186,8 +184,9 @@ def replace_map(collection: bpy.types.Collection, name: str, path: Path | str) -
 def reload_maps(collection: bpy.types.Collection) -> None:
     """Read the map files of a place anew, but for maps that are the user's own (`own_maps`)."""
     own = own_maps(collection)
-    for name in set(maps_of(collection)) - own.keys():
-        built_of(collection)[f"map_{name}"].reload()
+    for name, image in images_of(collection).items():
+        if name not in own:
+            image.reload()
 
 
 def check_map(name: str, path: Path | str) -> None:

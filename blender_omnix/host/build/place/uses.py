@@ -23,8 +23,8 @@ from .record import (
     delete_unused,
     folder_of,
     has_controls,
+    images_of,
     keep,
-    maps_of,
     name_of,
     own_maps,
     part,
@@ -164,7 +164,7 @@ def save_maps(collection: bpy.types.Collection, folder: Path) -> list[str]:
     something else or cannot be written, or when a map or the report is gone.
     """
     source = folder_of(collection)
-    textures = {name: part(collection, f"map_{name}") for name in maps_of(collection)}
+    textures = images_of(collection)
     files = {name: Path(paths.absolute(image.filepath)) for name, image in textures.items()}
     own = maps.map_files(source)
     replaced = {name: str(file) for name, file in files.items() if file != own.get(name)}
