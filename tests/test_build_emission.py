@@ -17,7 +17,7 @@ SKY = 1000.0
 @pytest.fixture
 def relit(blender, host, tmp_path):
     """A function from maps to a picture, from its viewpoint, of the place built from them."""
-    build = host("build")
+    build = host("build.place")
 
     def relit(made, **settings):
         box_room.save(tmp_path / "room", made)
@@ -27,7 +27,7 @@ def relit(blender, host, tmp_path):
             name="room",
             settings=build.Settings(detail=2 * HEIGHT, mode="RELIGHT", **settings),
         )
-        build.place.add_camera(blender.context, collection, panoramic=True)
+        build.add_camera(blender.context, collection, panoramic=True)
         return render(blender)
 
     return relit

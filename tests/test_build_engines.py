@@ -21,7 +21,7 @@ SIDE = 128
 @pytest.fixture
 def room(blender, host, tmp_path):
     """A function from a mode to the box room under a lamp, before the scene's camera."""
-    build = host("build")
+    build = host("build.place")
 
     def room(mode):
         box_room.save(tmp_path / "room", box_room.room(128))
@@ -31,12 +31,12 @@ def room(blender, host, tmp_path):
             name="room",
             settings=build.Settings(detail=256, mode=mode),
         )
-        build.place.control(collection, "Emission Strength").default_value = 0.0
+        build.control(collection, "Emission Strength").default_value = 0.0
         lamp = blender.data.objects.new("lamp", blender.data.lights.new("lamp", "POINT"))
         lamp.data.energy, lamp.data.shadow_soft_size = 60.0, 0.05
         lamp.location = (-0.5, 0.8, 2.0)
         blender.context.scene.collection.objects.link(lamp)
-        camera = build.place.add_camera(blender.context, collection)
+        camera = build.add_camera(blender.context, collection)
         camera.data.lens_unit, camera.data.angle = "FOV", np.radians(90)
         camera.rotation_euler.x -= np.radians(20)
         return collection
@@ -84,7 +84,7 @@ def test_eevee_and_cycles_look_alike(blender, room, mode, least):
 
 
 def test_the_normals_of_a_sheared_place_are_those_of_its_mesh(blender, host, room):
-    place, collection = host("build").place, room("RELIGHT")
+    place, collection = host("build.place"), room("RELIGHT")
     root = place.part(collection, "root")
     root.parent = blender.data.objects.new("parent", None)
     blender.context.scene.collection.objects.link(root.parent)

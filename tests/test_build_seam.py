@@ -52,7 +52,7 @@ def ball():
 @pytest.fixture
 def look(blender, host, tmp_path):
     """A function from maps and a mode to what is seen of the place built from them."""
-    build = host("build")
+    build = host("build.place")
 
     def look(made, mode="ORIGINAL", spoil=lambda collection: None):
         box_room.save(tmp_path / "ball", made)
@@ -65,12 +65,12 @@ def look(blender, host, tmp_path):
         collection = build.build_place(
             blender.context, tmp_path / "ball", name="ball", settings=settings, source=source
         )
-        spoil(build.place.part(collection, "surface").data)
+        spoil(build.part(collection, "surface").data)
         lamp = blender.data.objects.new("lamp", blender.data.lights.new("lamp", "POINT"))
         lamp.data.energy, lamp.data.shadow_soft_size = 100.0, 0.0
         blender.context.scene.collection.objects.link(lamp)
         lamp.location = (0.0, 0.0, 1.6)
-        camera = build.place.add_camera(blender.context, collection)
+        camera = build.add_camera(blender.context, collection)
         camera.data.lens_unit, camera.data.angle = "FOV", np.radians(60)
         pictures = {}
         for view, rotation in VIEWS.items():

@@ -127,7 +127,7 @@ def test_a_new_extraction_tells_of_the_map_shown_that_it_lacks(
     blender.ops.omnix.show_map(map="albedo")
     capfd.readouterr()
     blender.ops.omnix.extract_pbr(**arguments, maps={"depth"})
-    assert host("build").place.shown_map(blender.data.collections["OmniX hall"]) is None
+    assert host("build.place").shown_map(blender.data.collections["OmniX hall"]) is None
     # At the end of the job's own message, which the window shows.
     said = capfd.readouterr().out
     assert re.search(r"Maps are in .* showed its albedo map, which the new maps lack", said)
@@ -216,7 +216,7 @@ def test_a_move_can_be_undone(blender, host, fake_worker, panorama, tmp_path):
     blender.ops.omnix.move_maps("EXEC_DEFAULT", True)
     blender.ops.ed.undo()
     blender.ops.wm.save_mainfile()
-    place = host("build").place
+    place = host("build.place")
     assert place.folder_of(place.find("hall")) == there
     assert all(Path(blender.path.abspath(i.filepath)).is_file() for i in blender.data.images)
     # And done again, with what was painted meanwhile.
@@ -265,7 +265,7 @@ def test_maps_can_be_loaded_again(blender, fake_worker, panorama, tmp_path):
 def test_maps_are_loaded_for_the_place_that_stands_on_them(
     blender, fake_worker, host, panorama, tmp_path
 ):
-    place, out = host("build").place, tmp_path / "maps"
+    place, out = host("build.place"), tmp_path / "maps"
     blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(out), camera_height=2.5)
     root = place.part(place.find("hall"), "root")
     blender.ops.omnix.load_maps(directory=str(out))
@@ -303,7 +303,7 @@ def test_maps_that_a_place_uses_are_not_left_out(blender, hall, panorama, tmp_pa
 
 def test_maps_that_were_changed_are_not_overwritten(blender, hall, host, panorama, tmp_path):
     arguments = {"filepath": str(panorama), "directory": str(tmp_path / "maps")}
-    image = host("build").place.part(hall, "map_roughness")
+    image = host("build.place").part(hall, "map_roughness")
     image.pixels[0] = 0.25
     image.pack()
     with pytest.raises(RuntimeError, match=r"The roughness of the place hall .* changed since"):
@@ -336,7 +336,7 @@ def test_maps_that_were_changed_are_not_overwritten(blender, hall, host, panoram
 
 
 def test_what_was_packed_is_not_lost_to_maps_elsewhere(blender, hall, host, panorama, tmp_path):
-    image = host("build").place.part(hall, "map_roughness")
+    image = host("build.place").part(hall, "map_roughness")
     image.pixels[0] = 0.25
     image.pack()
     with pytest.raises(RuntimeError, match=r"The roughness of the place hall .* changed since"):
@@ -359,7 +359,7 @@ def test_maps_that_were_changed_are_kept_without_a_place(
 
 
 def test_a_file_saved_elsewhere_gets_new_maps_there(blender, fake_worker, host, panorama, tmp_path):
-    place = host("build").place
+    place = host("build.place")
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / name / "place.blend"))
@@ -382,7 +382,7 @@ def test_a_file_saved_elsewhere_gets_new_maps_there(blender, fake_worker, host, 
 def test_maps_loaded_by_hand_are_renewed_whatever_their_place_is_called(
     blender, fake_worker, host, tmp_path
 ):
-    place = host("build").place
+    place = host("build.place")
     file = write_varied_png(blender, tmp_path / "living room.png")
     blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
     blender.ops.omnix.extract_pbr(filepath=str(file), build=False)
@@ -393,7 +393,7 @@ def test_maps_loaded_by_hand_are_renewed_whatever_their_place_is_called(
 
 
 def test_an_own_map_that_is_gone_is_given_up(blender, hall, host, panorama, tmp_path):
-    place = host("build").place
+    place = host("build.place")
     mine = write_varied_png(blender, tmp_path / "mine.png")
     blender.ops.omnix.replace_map(map="albedo", filepath=str(mine))
     mine.unlink()
@@ -405,7 +405,7 @@ def test_an_own_map_that_is_gone_is_given_up(blender, hall, host, panorama, tmp_
 
 
 def test_a_new_extraction_keeps_the_users_own_maps(blender, hall, host, panorama, tmp_path, capfd):
-    place = host("build").place
+    place = host("build.place")
     mine = write_varied_png(blender, tmp_path / "mine.png")
     blender.ops.omnix.replace_map(map="albedo", filepath=str(mine))
     painted = place.part(hall, "map_roughness")
@@ -443,7 +443,7 @@ def hall(blender, fake_worker, panorama, tmp_path, monkeypatch):
 
 
 def test_one_map_is_extracted_again(blender, hall, host, tmp_path):
-    place, out = host("build").place, tmp_path / "maps"
+    place, out = host("build.place"), tmp_path / "maps"
     # The map was edited on disk, and the place has been shown a file of the user's, and another.
     earlier, before = content(out), datablocks(blender)
     write_varied_png(blender, out / "albedo.png")
@@ -513,7 +513,7 @@ def test_a_map_is_extracted_again_with_the_recorded_options(
 def test_a_relative_path_stays_so(blender, hall, host, tmp_path):
     blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
     hall = blender.data.collections["OmniX hall"]
-    place = host("build").place
+    place = host("build.place")
     place.part(hall, "map_albedo").filepath = "//maps/albedo.png"
     blender.ops.omnix.extract_map(map="albedo")
     assert place.part(hall, "map_albedo").filepath == "//maps/albedo.png"
@@ -532,7 +532,7 @@ def test_a_new_extraction_leaves_a_place_turned_as_the_user_has_turned_it(
 
 
 def test_geometry_follows_a_depth_that_is_extracted_again(blender, hall, host, tmp_path):
-    surface = host("build").place.part(hall, "surface")
+    surface = host("build.place").part(hall, "surface")
     before = np.array([vertex.co for vertex in surface.data.vertices])
     blender.ops.omnix.replace_map(map="depth", filepath=str(tmp_path / "maps" / "roughness.png"))
     # Everything is about 0.6 m away.
@@ -543,7 +543,7 @@ def test_geometry_follows_a_depth_that_is_extracted_again(blender, hall, host, t
 
 
 def test_a_map_that_was_left_out_joins_the_others(blender, fake_worker, host, panorama, tmp_path):
-    place = host("build").place
+    place = host("build.place")
     blender.ops.omnix.extract_pbr(
         filepath=str(panorama), directory=str(tmp_path / "maps"), maps={"depth", "normal"}
     )
@@ -628,7 +628,7 @@ def test_a_map_that_cannot_be_extracted_again_stays(
 
 
 def test_panoramas_of_one_name_have_places_of_their_own(blender, fake_worker, host, tmp_path):
-    place = host("build").place
+    place = host("build.place")
     files = []
     for number in range(2):
         (tmp_path / str(number)).mkdir()
@@ -671,7 +671,7 @@ def test_maps_that_another_file_has_made_otherwise_stay(blender, fake_worker, pa
 def test_a_place_shows_new_maps_that_were_extracted_without_it(
     blender, hall, host, panorama, tmp_path, capfd
 ):
-    place, out = host("build").place, str(tmp_path / "maps")
+    place, out = host("build.place"), str(tmp_path / "maps")
     image = place.part(hall, "map_panorama")
     assert image.size[0] == 128
     blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=out, build=False, size=64)
@@ -680,7 +680,7 @@ def test_a_place_shows_new_maps_that_were_extracted_without_it(
 
 
 def test_a_packed_panorama_and_a_file_of_one_name_are_two(blender, fake_worker, host, tmp_path):
-    place = host("build").place
+    place = host("build.place")
     file = write_varied_png(blender, tmp_path / "attic.png")
     blender.ops.omnix.extract_pbr(filepath=str(file))
     packed = blender.data.images.new("attic.exr", 128, 64)
@@ -758,7 +758,7 @@ def test_a_project_can_be_moved_as_a_whole(blender, fake_worker, host, tmp_path)
     blender.ops.wm.save_mainfile()
     project.rename(tmp_path / "moved")
     blender.ops.wm.open_mainfile(filepath=str(tmp_path / "moved" / "place.blend"))
-    place, there = host("build").place, tmp_path / "moved" / "omnix" / "attic"
+    place, there = host("build.place"), tmp_path / "moved" / "omnix" / "attic"
     collection = place.find("attic")
     assert place.folder_of(collection).samefile(there)
     assert Path(blender.path.abspath(blender.context.scene.omnix.folder)).samefile(there)
@@ -778,7 +778,7 @@ def test_a_project_is_reached_through_a_link(blender, fake_worker, host, tmp_pat
     blender.ops.wm.save_as_mainfile(filepath=str(project / "place.blend"))
     blender.ops.omnix.extract_pbr(filepath=str(file))
     assert blender.context.scene.omnix.folder == "//omnix/attic"
-    place = host("build").place
+    place = host("build.place")
     collection = place.find("attic")
     assert all(image.filepath.startswith("//") for image in place.own_maps(collection).values())
     assert not place.own_maps(collection)
@@ -804,7 +804,7 @@ def test_a_relative_output_is_remembered_where_it_is(
 
 
 def test_scenes_that_were_copied_have_a_place_each(blender, fake_worker, host, panorama, tmp_path):
-    place, out = host("build").place, str(tmp_path / "maps")
+    place, out = host("build.place"), str(tmp_path / "maps")
     blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=out)
     first = place.find("hall")
     blender.ops.scene.new(type="FULL_COPY")
@@ -825,7 +825,7 @@ def test_scenes_that_were_copied_have_a_place_each(blender, fake_worker, host, p
 
 
 def test_a_linked_place_is_left_to_its_own_file(blender, fake_worker, host, panorama, tmp_path):
-    place, out = host("build").place, str(tmp_path / "maps")
+    place, out = host("build.place"), str(tmp_path / "maps")
     blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=out)
     blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "library.blend"))
     blender.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
@@ -855,7 +855,7 @@ def test_a_linked_place_is_left_to_its_own_file(blender, fake_worker, host, pano
 def test_a_linked_world_is_not_taken_for_one_of_the_same_name(
     blender, fake_worker, host, panorama, tmp_path
 ):
-    place = host("build").place
+    place = host("build.place")
     other = write_png(blender, tmp_path / "other.png")
 
     def show(file):
@@ -982,7 +982,7 @@ def test_a_folder_of_the_users_is_not_touched(blender, fake_worker, panorama, tm
 
 def test_maps_that_cannot_be_built_are_kept(blender, hall, host, panorama, tmp_path):
     out = tmp_path / "maps"
-    surface = host("build").place.part(hall, "surface")
+    surface = host("build.place").part(hall, "surface")
     blender.context.view_layer.objects.active = surface
     blender.ops.object.mode_set(mode="EDIT")
     (out / "albedo.png").unlink()
@@ -1097,7 +1097,7 @@ def test_another_file_does_not_get_the_place(blender, host, fake_worker, panoram
     blender.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
     assert "The scene that they were for is gone" in conclude(blender, host, started)
     assert maps.is_map_set(tmp_path / "maps")
-    assert not list(host("build").place.places())
+    assert not list(host("build.place").places())
 
 
 def test_a_file_that_cannot_be_opened_takes_no_place_away(
@@ -1108,14 +1108,14 @@ def test_a_file_that_cannot_be_opened_takes_no_place_away(
     with pytest.raises(RuntimeError, match=r"damaged\.blend"):
         blender.ops.wm.open_mainfile(filepath=str(tmp_path / "damaged.blend"))
     conclude(blender, host, started)
-    assert [item.name for item in host("build").place.places()] == ["OmniX hall"]
+    assert [item.name for item in host("build.place").places()] == ["OmniX hall"]
 
 
 def test_what_is_renamed_meanwhile_is_found(blender, host, fake_worker, panorama, tmp_path):
     image = blender.data.images.load(str(panorama))
     world, nodes = make_world(blender, image)
     nodes["mapping"].inputs["Rotation"].default_value = TURN
-    source, place = host("source"), host("build").place
+    source, place = host("source"), host("build.place")
     folder = tmp_path / "maps"
     started = start(blender, host, panorama, folder, source.from_world(world))
     blender.context.scene.name, world.name, image.name = "Stage", "Sky", "Sky.png"

@@ -94,7 +94,7 @@ def test_the_place_panels_offer_what_can_be_done(blender, draw, host, tmp_path):
 def test_the_panels_of_a_damaged_place_say_so(blender, draw, host, tmp_path):
     box_room.save(tmp_path / "room", box_room.room(64))
     blender.ops.omnix.load_maps(directory=str(tmp_path / "room"))
-    panels, place = host("place_panels"), host("build").place
+    panels, place = host("place_panels"), host("build.place")
     (collection,) = place.places()
     stand_in = place.start_adjusting(collection)
     stand_in.modifiers.clear()

@@ -440,7 +440,7 @@ def test_scratch_files_that_cannot_be_written_are_told(
     with pytest.raises(refusal, match=r"temporary files, .*No space left.*free some space"):
         source.from_image(image)
     painted = generated(blender, "Painted")
-    monkeypatch.setattr(host("build").images, "write", full)
+    monkeypatch.setattr(host("build.images"), "write", full)
     with pytest.raises(refusal, match=r"temporary files, .*No space left"):
         source.from_image(painted)
     monkeypatch.setattr(host("paths").tempfile, "TemporaryDirectory", full)

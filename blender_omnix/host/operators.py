@@ -345,12 +345,12 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
 
     def _build(self, context: bpy.types.Context, folder: Path) -> None:
         # Imports numpy, for which enabling the add-on should not wait.
-        from .build import build_place, place
+        from .build import place
 
         name = self.name or destination.name_for(folder)
         new = place.find(name, folder) is None
         notes = destination.kept_and_lost(name, folder)
-        collection = build_place(
+        collection = place.build_place(
             context,
             folder,
             name=name,
