@@ -129,7 +129,7 @@ def show_room(blender):
 @pytest.fixture
 def follow(blender, build, host):
     """Let a place follow the scene's world."""
-    showing = host("source").showing
+    showing = host("world_nodes").showing
     return lambda place: build.follow_world(place, showing(blender.context.scene.world))
 
 

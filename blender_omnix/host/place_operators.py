@@ -14,7 +14,7 @@ import bpy
 
 from .. import maps
 from ..errors import OmnixError
-from . import job, operators, paths, renewal, source
+from . import job, operators, paths, renewal, world_nodes
 from .identity import active, is_built, is_place
 
 MODES = (
@@ -262,7 +262,7 @@ class OMNIX_OT_follow_world(_PlaceOperator, bpy.types.Operator):
         if not self.follow:
             place.stop_following(collection)
             return
-        showing = source.showing(context.scene.world)
+        showing = world_nodes.showing(context.scene.world)
         place.follow_world(collection, showing)
         for note in showing.notes:
             self.report({"WARNING"}, note)
@@ -277,7 +277,7 @@ class OMNIX_OT_use_as_world(_PlaceOperator, bpy.types.Operator):
     def change(self, place, context, collection) -> None:
         place.use_as_world(context, collection)
         if place.part(collection, "root").parent is None:
-            place.follow_world(collection, source.showing(context.scene.world))
+            place.follow_world(collection, world_nodes.showing(context.scene.world))
         else:
             # It is turned by that object.
             place.stop_following(collection)

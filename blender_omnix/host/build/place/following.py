@@ -12,7 +12,7 @@ from mathutils import Euler, Matrix
 from .... import maps
 from ....errors import OmnixError
 from ... import paths
-from ...source import Dial, Showing, signs
+from ...world_nodes import Dial, Showing, signs
 from .. import images, world
 from .record import (
     built_of,
