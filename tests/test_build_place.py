@@ -1076,7 +1076,7 @@ def test_the_stand_in_follows_its_sliders_and_applies_them(blender, host, build,
     blender.ops.omnix.adjust_geometry()
     item = build.part(collection, "preview")
     modifier = item.modifiers[0]
-    names = host("build.preview").inputs(modifier)
+    names = host("build.stand_in").inputs(modifier)
     modifier[names["Detail"]], modifier[names["Jump"]] = 64, 0.5
     item.update_tag()
     graph = blender.context.evaluated_depsgraph_get()

@@ -16,7 +16,7 @@ from ....errors import OmnixError
 from ....panorama import clean, frames, smooth
 from ... import paths
 from ...identity import BUILT, STATE
-from .. import geometry, images, material, mesh, preview
+from .. import geometry, images, material, mesh, stand_in
 from .following import stop_following
 from .record import (
     MATERIALS,
@@ -200,7 +200,7 @@ def start_adjusting(collection: bpy.types.Collection) -> bpy.types.Object:
     settings, built, root = settings_of(collection), built_of(collection), root_of(collection)
     label = f"OmniX {name_of(collection)} Preview"
     defaults = {"Detail": settings.detail, "Jump": settings.jump, "Fill": settings.fill}
-    group = preview.group(label, built["map_depth"], built["material"], defaults)
+    group = stand_in.group(label, built["map_depth"], built["material"], defaults)
     data = bpy.data.meshes.new(label)
     item = bpy.data.objects.new(label, data)
     item.parent = root
@@ -224,14 +224,14 @@ def finish_adjusting(collection: bpy.types.Collection, *, apply: bool) -> None:
     built = built_of(collection)
     item = built.get("preview")
     if apply and item is not None:
-        modifier = preview.modifier_of(item)
+        modifier = stand_in.modifier_of(item)
         if modifier is None:
             raise OmnixError(
                 f"{item.name} has lost the modifier with its settings; use Keep Geometry, and "
                 "adjust it anew."
             )
         chosen = {
-            label: modifier[identifier] for label, identifier in preview.inputs(modifier).items()
+            label: modifier[identifier] for label, identifier in stand_in.inputs(modifier).items()
         }
         rebuild(collection, detail=chosen["Detail"], jump=chosen["Jump"], fill=chosen["Fill"])
         built = built_of(collection)
