@@ -15,7 +15,7 @@ from ....errors import OmnixError
 from ... import paths
 from ...identity import BUILT, STATE
 from .. import images, material
-from .building import set_cycles
+from ..cycles import set_cycles
 from .record import (
     built_of,
     control,
