@@ -13,7 +13,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What each room may import from the package, besides itself.
 SHARED = {"errors", "maps", "panorama"}
-HOST = {"host", "host.build", "host.identity", "host.paths", "host.world_nodes"}
+HOST = {
+    "host",
+    "host.build",
+    "host.geometry_settings",
+    "host.identity",
+    "host.paths",
+    "host.world_nodes",
+}
 ALLOWED = {
     "": {"host"},
     "errors": set(),
@@ -29,6 +36,7 @@ ALLOWED = {
     "worker.server": SHARED | {"", "worker", "worker.protocol", "extract", "engines"},
     "worker": {"worker.protocol"},
     # What builds a place knows nothing of jobs, panels and operators.
+    "host.geometry_settings": set(),
     "host.identity": set(),
     "host.paths": {"errors"},
     "host.world_nodes": {"errors"},

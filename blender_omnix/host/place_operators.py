@@ -15,6 +15,7 @@ import bpy
 from .. import maps
 from ..errors import OmnixError
 from . import job, operators, paths, renewal, world_nodes
+from .geometry_settings import NUMBERS
 from .identity import active, is_built, is_place
 
 MODES = (
@@ -30,7 +31,7 @@ _MAP_ITEMS = tuple(
     (name, spec.label, "", index) for index, (name, spec) in enumerate(maps.MAPS.items())
 )
 _REQUESTABLE_ITEMS = tuple(item for item in _MAP_ITEMS if item[0] in maps.REQUESTABLE)
-_CUT = ("detail", "jump", "fill", "smooth", "enclosed")
+_CUT = (*NUMBERS, "enclosed")
 
 
 def _linked(collections: Iterable[bpy.types.Collection]) -> bpy.types.Collection | None:
@@ -140,36 +141,22 @@ class OMNIX_OT_keep_geometry(_PlaceOperator, bpy.types.Operator):
         place.finish_adjusting(collection, apply=False)
 
 
+def _number(name: str) -> object:
+    default, least, most, description = NUMBERS[name]
+    kind = bpy.props.IntProperty if isinstance(default, int) else bpy.props.FloatProperty
+    return kind(name=name.title(), description=description, default=default, min=least, max=most)
+
+
 class OMNIX_OT_rebuild_place(_PlaceOperator, bpy.types.Operator):
     """Cut the geometry anew from the maps as they are now"""
 
     bl_idname = "omnix.rebuild_place"
     bl_label = "Rebuild Geometry"
 
-    detail: bpy.props.IntProperty(
-        name="Detail", description="Quads around the horizon", default=1024, min=64, max=8192
-    )
-    jump: bpy.props.FloatProperty(
-        name="Jump",
-        description="Least relative step in depth at which the surface is cut",
-        default=0.08,
-        min=0.005,
-        max=1.0,
-    )
-    fill: bpy.props.FloatProperty(
-        name="Fill",
-        description="How far the background grows behind an edge, in widths of the panorama",
-        default=1 / 16,
-        min=0.0,
-        max=0.25,
-    )
-    smooth: bpy.props.IntProperty(
-        name="Smooth",
-        description="Rounds of smoothing depth along normals",
-        default=6,
-        min=0,
-        max=24,
-    )
+    detail: _number("detail")
+    jump: _number("jump")
+    fill: _number("fill")
+    smooth: _number("smooth")
     enclosed: bpy.props.EnumProperty(
         name="Enclosure", description="Whether the place is closed to outside light", items=ENCLOSED
     )

@@ -21,7 +21,7 @@ def start_adjusting(collection: bpy.types.Collection) -> bpy.types.Object:
     take_away(collection)
     settings, built, root = settings_of(collection), built_of(collection), root_of(collection)
     label = f"OmniX {name_of(collection)} Preview"
-    defaults = {"Detail": settings.detail, "Jump": settings.jump, "Fill": settings.fill}
+    defaults = {label: getattr(settings, label.lower()) for label in stand_in.INPUTS}
     group = stand_in.group(label, built["map_depth"], built["material"], defaults)
     data = bpy.data.meshes.new(label)
     item = bpy.data.objects.new(label, data)
@@ -52,7 +52,7 @@ def chosen(collection: bpy.types.Collection) -> dict[str, Any]:
             "adjust it anew."
         )
     inputs = stand_in.inputs(modifier)
-    return {label.lower(): modifier[inputs[label]] for label in ("Detail", "Jump", "Fill")}
+    return {label.lower(): modifier[inputs[label]] for label in stand_in.INPUTS}
 
 
 def take_away(collection: bpy.types.Collection) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ....errors import OmnixError
 from ....panorama import frames, smooth
+from ...geometry_settings import NUMBERS
 from ...identity import STATE
 from .. import geometry, images
 from .shading import RELIGHT
@@ -27,10 +28,10 @@ class Settings:
     'ORIGINAL' or 'RELIGHT'.
     """
 
-    detail: int = 1024
-    jump: float = 0.08
-    fill: float = 1 / 16
-    smooth: int = 6
+    detail: int = NUMBERS["detail"].default
+    jump: float = NUMBERS["jump"].default
+    fill: float = NUMBERS["fill"].default
+    smooth: int = NUMBERS["smooth"].default
     enclosed: str = "AUTO"
     mode: str = RELIGHT
 
