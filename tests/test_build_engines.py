@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from blender_omnix.panorama import tonemap
-from tests import box_room
+from tests import box_room, pictures
 
 pytestmark = pytest.mark.blender
 
@@ -44,35 +44,21 @@ def room(blender, host, tmp_path):
     return room
 
 
-def pictures(blender, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
+def looks(blender, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
     """What EEVEE and Cycles show, (side, side, 3) each, linear."""
-    eevee = "BLENDER_EEVEE" if blender.app.version >= (5, 0) else "BLENDER_EEVEE_NEXT"
-    return render(blender, eevee, side), render(blender, "CYCLES", side)
-
-
-def render(blender, engine: str, side: int) -> np.ndarray:
     scene = blender.context.scene
-    scene.render.engine = engine
     scene.cycles.samples, scene.cycles.max_bounces = 32, 0
-    scene.cycles.use_denoising = False
     scene.eevee.taa_render_samples = 16
     scene.eevee.use_raytracing = False
-    scene.render.resolution_x = scene.render.resolution_y = side
-    scene.render.resolution_percentage = 100
-    scene.render.image_settings.file_format = "OPEN_EXR"
-    scene.render.filepath = blender.app.tempdir + f"{engine}.exr"
-    blender.ops.render.render(write_still=True)
-    image = blender.data.images.load(scene.render.filepath, check_existing=False)
-    pixels = np.empty((side, side, 4), np.float32)
-    image.pixels.foreach_get(pixels.ravel())
-    blender.data.images.remove(image)
-    return pixels[::-1, :, :3]
+    eevee = "BLENDER_EEVEE" if blender.app.version >= (5, 0) else "BLENDER_EEVEE_NEXT"
+    seen = (pictures.render(blender, side, side, engine) for engine in (eevee, "CYCLES"))
+    return tuple(picture[..., :3] for picture in seen)
 
 
 @pytest.mark.parametrize(("mode", "least"), [("ORIGINAL", 40.0), ("RELIGHT", 30.0)])
 def test_eevee_and_cycles_look_alike(blender, room, mode, least):
     room(mode)
-    eevee, cycles = pictures(blender)
+    eevee, cycles = looks(blender)
     assert cycles.mean() > 0.02
     ratio = eevee.mean() / cycles.mean()
     stops = float(np.log2(0.18 / np.median(tonemap.luminance(cycles))))
@@ -89,7 +75,7 @@ def test_the_normals_of_a_sheared_place_are_those_of_its_mesh(blender, host, roo
     root.parent = blender.data.objects.new("parent", None)
     blender.context.scene.collection.objects.link(root.parent)
     root.parent.scale, root.rotation_euler = (1.0, 2.0, 1.0), (0.0, 0.0, 0.9)
-    mapped = pictures(blender, 32)
+    mapped = looks(blender, 32)
     place.control(collection, "Normal Strength").default_value = 0.0
-    for shown, meant in zip(mapped, pictures(blender, 32), strict=True):
+    for shown, meant in zip(mapped, looks(blender, 32), strict=True):
         assert np.abs(shown - meant).mean() < 0.05 * meant.mean()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from blender_omnix import maps
-from tests import box_room
+from tests import box_room, pictures
 from tests.test_host_source import make_world
 
 pytestmark = pytest.mark.blender
@@ -47,23 +47,10 @@ def panorama_of(blender, build, collection, samples=4, offset=(0.0, 0.0, 0.0)) -
 def render(blender, samples=4, *, transparent=False) -> np.ndarray:
     """What the scene's camera sees, linear (64, 128, 3), with alpha where that is transparent."""
     scene = blender.context.scene
-    scene.render.engine = "CYCLES"
-    scene.cycles.samples = samples
-    scene.cycles.use_denoising = False
-    scene.cycles.pixel_filter_type = "BOX"
-    scene.cycles.max_bounces = 4
-    scene.render.resolution_x, scene.render.resolution_y = 128, 64
-    scene.render.resolution_percentage = 100
+    scene.cycles.samples, scene.cycles.max_bounces = samples, 4
     scene.render.film_transparent = transparent
-    scene.render.image_settings.file_format = "OPEN_EXR"
-    scene.render.image_settings.color_mode = "RGBA"
-    scene.render.filepath = blender.app.tempdir + "render.exr"
-    blender.ops.render.render(write_still=True)
-    image = blender.data.images.load(scene.render.filepath, check_existing=False)
-    pixels = np.empty((64, 128, 4), np.float32)
-    image.pixels.foreach_get(pixels.ravel())
-    blender.data.images.remove(image)
-    return pixels[::-1] if transparent else pixels[::-1, :, :3]
+    seen = pictures.render(blender, 128, 64)
+    return seen if transparent else seen[..., :3]
 
 
 def everything(blender) -> dict[str, set[str]]:

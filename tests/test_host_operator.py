@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from blender_omnix import maps
+from tests import pictures
 
 from . import conftest
 from .test_host_source import TURN, make_world, write_png
@@ -51,22 +52,6 @@ def datablocks(bpy):
 
 def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def pixels(bpy, file):
-    image = bpy.data.images.load(str(file))
-    values = np.empty(4 * image.size[0] * image.size[1], np.float32)
-    image.pixels.foreach_get(values)
-    return values
-
-
-def picture(bpy, file):
-    """The values of an image as stored, (H, W, 4), row 0 on top."""
-    image = bpy.data.images.load(str(file), check_existing=False)
-    values = np.empty((image.size[1], image.size[0], 4), np.float32)
-    image.pixels.foreach_get(values.ravel())
-    bpy.data.images.remove(image)
-    return values[::-1]
 
 
 def test_a_file_becomes_maps_and_a_place(blender, fake_worker, panorama, tmp_path):
@@ -462,10 +447,10 @@ def test_one_map_is_extracted_again(blender, hall, host, tmp_path):
     assert Path(place.part(hall, "map_albedo").filepath) == out / "albedo.png"
     assert Path(place.part(hall, "map_roughness").filepath) == mine
     assert datablocks(blender) == before
-    written = pixels(blender, out / "albedo.png")
+    written = pictures.read(blender, out / "albedo.png")
     shown = np.empty_like(written)
-    place.part(hall, "map_albedo").pixels.foreach_get(shown)
-    np.testing.assert_array_equal(shown, written)
+    place.part(hall, "map_albedo").pixels.foreach_get(shown.ravel())
+    np.testing.assert_array_equal(shown[::-1], written)
 
 
 def test_the_contact_sheet_shows_the_set_with_the_map_extracted_again(blender, hall, tmp_path):
@@ -484,12 +469,12 @@ def test_the_contact_sheet_shows_the_set_with_the_map_extracted_again(blender, h
     names = ["albedo", "normal", "roughness", "depth", "emission", "panorama"]
     assert list(maps.map_files(out)) == names
     # Two columns of 512 x 256 under a label of 22 pixels.
-    sheet = picture(blender, out / maps.PREVIEW)
+    sheet = pictures.read(blender, out / maps.PREVIEW)
     assert sheet.shape[:2] == (3 * 278, 2 * 512)
     for name in ("albedo", "roughness", "panorama"):
         row, column = divmod(names.index(name), 2)
         tile = sheet[row * 278 + 22 : (row + 1) * 278, column * 512 : (column + 1) * 512]
-        wanted = picture(blender, out / maps.MAPS[name].filename)[..., :3]
+        wanted = pictures.read(blender, out / maps.MAPS[name].filename)[..., :3]
         if name == "roughness":
             wanted = wanted[..., :1]
         assert np.abs(tile[2::4, 2::4, :3] - wanted).max() < 1e-3, name
@@ -1165,7 +1150,9 @@ def test_operator_and_command_line_give_equal_maps(blender, host, tmp_path):
     assert set(first) == set(second) == {*maps.DEFAULT_MAPS, "panorama"}
     for name in first:
         # Not the bytes: OpenEXR files hold the time at which they were written.
-        np.testing.assert_array_equal(pixels(blender, first[name]), pixels(blender, second[name]))
+        np.testing.assert_array_equal(
+            pictures.read(blender, first[name]), pictures.read(blender, second[name])
+        )
     reports = [maps.read_report(tmp_path / folder) for folder in ("operator", "command")]
     assert reports[0]["settings"] == reports[1]["settings"]
     assert all(report["adapters"] for report in reports)

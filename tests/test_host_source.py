@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import pictures
+
 pytestmark = pytest.mark.blender
 
 TURN = (0.3, -0.5, 1.1)
@@ -291,7 +293,7 @@ def test_the_texture_is_found_through_mixes_reroutes_and_groups(blender, source,
 
 @pytest.mark.parametrize("mirror", [(1.0, 1.0, 1.0), (-1.0, 1.0, 1.0)])
 @pytest.mark.parametrize("kind", ["POINT", "TEXTURE", "VECTOR", "NORMAL"])
-def test_the_rotation_is_the_one_that_is_seen(blender, showing, tmp_path, kind, mirror):
+def test_the_rotation_is_the_one_that_is_seen(blender, showing, kind, mirror):
     """A panoramic render of the world shows, in every direction d, the panorama at R M d."""
     from mathutils import Euler
 
@@ -306,7 +308,7 @@ def test_the_rotation_is_the_one_that_is_seen(blender, showing, tmp_path, kind, 
     assert not found.notes
     assert found.turned_by.inverse == (kind == "TEXTURE")
 
-    seen = 2.0 * render_panorama(blender, tmp_path / "seen.exr", 32) - 1.0
+    seen = 2.0 * render_panorama(blender, 32) - 1.0
     turn = np.array(Euler(found.rotation, "XYZ").to_matrix())
     assert found.mirror == mirror
     expected = frames.directions(32, 64) * mirror @ turn.T
@@ -315,7 +317,7 @@ def test_the_rotation_is_the_one_that_is_seen(blender, showing, tmp_path, kind, 
     assert np.abs(seen - frames.directions(32, 64)).mean() > 0.3
 
 
-def render_panorama(bpy, path, height):
+def render_panorama(bpy, height):
     """What is seen around the origin, (H, 2 H, 3) linear, image centre = +X."""
     scene = bpy.context.scene
     camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
@@ -325,22 +327,10 @@ def render_panorama(bpy, path, height):
     panorama.panorama_type = "EQUIRECTANGULAR"
     scene.collection.objects.link(camera)
     scene.camera = camera
-    scene.render.engine = "CYCLES"
-    scene.cycles.samples = 1
-    scene.cycles.use_denoising = False
+    scene.cycles.samples = 64
     scene.world.cycles.sampling_method = "NONE"
-    scene.render.filter_size = 0.01
-    scene.cycles.filter_width = 0.01
-    scene.render.resolution_x, scene.render.resolution_y = 2 * height, height
-    scene.render.resolution_percentage = 100
-    scene.render.filepath = str(path)
-    scene.render.image_settings.file_format = "OPEN_EXR"
     scene.render.threads_mode, scene.render.threads = "FIXED", 1
-    bpy.ops.render.render(write_still=True)
-    image = bpy.data.images.load(str(path))
-    pixels = np.empty((height, 2 * height, 4), np.float32)
-    image.pixels.foreach_get(pixels.ravel())
-    return pixels[::-1, :, :3]
+    return pictures.render(bpy, 2 * height, height)[..., :3]
 
 
 def test_mappings_in_a_row_are_followed(blender, showing):
@@ -382,7 +372,7 @@ def test_what_cannot_be_followed_is_said(blender, source, showing):
     assert any("Vector Math" in note for note in source.from_world(world).notes)
 
 
-def test_a_world_turned_by_an_object_turns_the_place(blender, showing, tmp_path):
+def test_a_world_turned_by_an_object_turns_the_place(blender, showing):
     """The usual empty in the Texture Coordinate node, as a render shows it."""
     from mathutils import Euler
 
@@ -402,7 +392,7 @@ def test_a_world_turned_by_an_object_turns_the_place(blender, showing, tmp_path)
     (note,) = found.notes
     assert "Sun Dial turns the world's panorama" in note
     nodes["texture"].interpolation = "Closest"
-    seen = 2.0 * render_panorama(blender, tmp_path / "seen.exr", 32) - 1.0
+    seen = 2.0 * render_panorama(blender, 32) - 1.0
     turn = np.array(Euler(found.rotation, "XYZ").to_matrix())
     assert np.abs(seen - frames.directions(32, 64) @ turn.T).max() < 2 * np.pi / 64
     empty.location.x = 1.0
