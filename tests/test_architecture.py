@@ -13,6 +13,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What each room may import from the package, besides itself.
 SHARED = {"errors", "maps", "panorama"}
+HOST = {
+    "host",
+    "host.build",
+    "host.geometry_settings",
+    "host.identity",
+    "host.paths",
+    "host.world_nodes",
+}
 ALLOWED = {
     "": {"host"},
     "errors": set(),
@@ -27,14 +35,20 @@ ALLOWED = {
     "worker.client": SHARED | {"worker.protocol"},
     "worker.server": SHARED | {"", "worker", "worker.protocol", "extract", "engines"},
     "worker": {"worker.protocol"},
-    "host": SHARED | {"", "worker.client", "worker.protocol", "worker"},
+    # What builds a place knows nothing of jobs, panels and operators.
+    "host.geometry_settings": set(),
+    "host.identity": set(),
+    "host.paths": {"errors"},
+    "host.world_nodes": {"errors"},
+    "host.build": SHARED | HOST - {"host", "host.build"},
+    "host": SHARED | HOST | {"", "worker.client", "worker.protocol", "worker"},
     "cli": SHARED | {"", "extract", "adapters", "engines"},
     "__main__": {"cli"},
 }
 # Third-party packages and the rooms that may import them.
 HEAVY = {
-    "bpy": {"host"},
-    "mathutils": {"host"},
+    "bpy": HOST,
+    "mathutils": HOST,
     "torch": {"engines", "adapters"},
     "peft": {"engines", "adapters"},
     "diffusers": {"engines", "adapters"},

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests import box_room
+from tests import box_room, pictures
 
 pytestmark = pytest.mark.blender
 
@@ -17,7 +17,7 @@ SKY = 1000.0
 @pytest.fixture
 def relit(blender, host, tmp_path):
     """A function from maps to a picture, from its viewpoint, of the place built from them."""
-    build = host("build")
+    build = host("build.place")
 
     def relit(made, **settings):
         box_room.save(tmp_path / "room", made)
@@ -27,7 +27,7 @@ def relit(blender, host, tmp_path):
             name="room",
             settings=build.Settings(detail=2 * HEIGHT, mode="RELIGHT", **settings),
         )
-        build.place.add_camera(blender.context, collection, panoramic=True)
+        build.add_camera(blender.context, collection, panoramic=True)
         return render(blender)
 
     return relit
@@ -35,21 +35,9 @@ def relit(blender, host, tmp_path):
 
 def render(blender, bounces: int = 1) -> np.ndarray:
     """A linear panorama (HEIGHT, 2 HEIGHT, 3), row 0 on top."""
-    scene = blender.context.scene
-    scene.render.engine = "CYCLES"
-    scene.cycles.samples, scene.cycles.max_bounces = 64, bounces
-    scene.cycles.use_denoising = False
-    scene.cycles.pixel_filter_type = "BOX"
-    scene.render.resolution_x, scene.render.resolution_y = 2 * HEIGHT, HEIGHT
-    scene.render.resolution_percentage = 100
-    scene.render.image_settings.file_format = "OPEN_EXR"
-    scene.render.filepath = blender.app.tempdir + "emission.exr"
-    blender.ops.render.render(write_still=True)
-    image = blender.data.images.load(scene.render.filepath, check_existing=False)
-    pixels = np.empty((HEIGHT, 2 * HEIGHT, 4), np.float32)
-    image.pixels.foreach_get(pixels.ravel())
-    blender.data.images.remove(image)
-    return pixels[::-1, :, :3]
+    cycles = blender.context.scene.cycles
+    cycles.samples, cycles.max_bounces = 64, bounces
+    return pictures.render(blender, 2 * HEIGHT, HEIGHT)[..., :3]
 
 
 def test_the_sky_does_not_make_the_frame_of_its_window_glow(relit):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from blender_omnix.panorama import tonemap
-from tests import box_room
+from tests import box_room, pictures
 
 pytestmark = pytest.mark.blender
 
@@ -19,12 +19,11 @@ SIDE = 128
 
 
 @pytest.fixture
-def pictures(blender, host, tmp_path):
-    """A function from a mode to what EEVEE and Cycles show of the box room, (SIDE, SIDE, 3) each,
-    linear."""
-    build = host("build")
+def room(blender, host, tmp_path):
+    """A function from a mode to the box room under a lamp, before the scene's camera."""
+    build = host("build.place")
 
-    def pictures(mode):
+    def room(mode):
         box_room.save(tmp_path / "room", box_room.room(128))
         collection = build.build_place(
             blender.context,
@@ -32,42 +31,34 @@ def pictures(blender, host, tmp_path):
             name="room",
             settings=build.Settings(detail=256, mode=mode),
         )
-        build.place.control(collection, "Emission Strength").default_value = 0.0
+        build.control(collection, "Emission Strength").default_value = 0.0
         lamp = blender.data.objects.new("lamp", blender.data.lights.new("lamp", "POINT"))
         lamp.data.energy, lamp.data.shadow_soft_size = 60.0, 0.05
         lamp.location = (-0.5, 0.8, 2.0)
         blender.context.scene.collection.objects.link(lamp)
-        camera = build.place.add_camera(blender.context, collection)
+        camera = build.add_camera(blender.context, collection)
         camera.data.lens_unit, camera.data.angle = "FOV", np.radians(90)
         camera.rotation_euler.x -= np.radians(20)
-        eevee = "BLENDER_EEVEE" if blender.app.version >= (5, 0) else "BLENDER_EEVEE_NEXT"
-        return render(blender, eevee), render(blender, "CYCLES")
+        return collection
 
-    return pictures
+    return room
 
 
-def render(blender, engine: str) -> np.ndarray:
+def looks(blender, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
+    """What EEVEE and Cycles show, (side, side, 3) each, linear."""
     scene = blender.context.scene
-    scene.render.engine = engine
     scene.cycles.samples, scene.cycles.max_bounces = 32, 0
-    scene.cycles.use_denoising = False
     scene.eevee.taa_render_samples = 16
     scene.eevee.use_raytracing = False
-    scene.render.resolution_x = scene.render.resolution_y = SIDE
-    scene.render.resolution_percentage = 100
-    scene.render.image_settings.file_format = "OPEN_EXR"
-    scene.render.filepath = blender.app.tempdir + f"{engine}.exr"
-    blender.ops.render.render(write_still=True)
-    image = blender.data.images.load(scene.render.filepath, check_existing=False)
-    pixels = np.empty((SIDE, SIDE, 4), np.float32)
-    image.pixels.foreach_get(pixels.ravel())
-    blender.data.images.remove(image)
-    return pixels[::-1, :, :3]
+    eevee = "BLENDER_EEVEE" if blender.app.version >= (5, 0) else "BLENDER_EEVEE_NEXT"
+    seen = (pictures.render(blender, side, side, engine) for engine in (eevee, "CYCLES"))
+    return tuple(picture[..., :3] for picture in seen)
 
 
 @pytest.mark.parametrize(("mode", "least"), [("ORIGINAL", 40.0), ("RELIGHT", 30.0)])
-def test_eevee_and_cycles_look_alike(pictures, mode, least):
-    eevee, cycles = pictures(mode)
+def test_eevee_and_cycles_look_alike(blender, room, mode, least):
+    room(mode)
+    eevee, cycles = looks(blender)
     assert cycles.mean() > 0.02
     ratio = eevee.mean() / cycles.mean()
     stops = float(np.log2(0.18 / np.median(tonemap.luminance(cycles))))
@@ -76,3 +67,15 @@ def test_eevee_and_cycles_look_alike(pictures, mode, least):
     print(f"{mode}: EEVEE / Cycles {ratio:.3f} in the mean, {decibels:.1f} dB")
     assert 0.8 < ratio < 1.25
     assert decibels > least
+
+
+def test_the_normals_of_a_sheared_place_are_those_of_its_mesh(blender, host, room):
+    place, collection = host("build.place"), room("RELIGHT")
+    root = place.part(collection, "root")
+    root.parent = blender.data.objects.new("parent", None)
+    blender.context.scene.collection.objects.link(root.parent)
+    root.parent.scale, root.rotation_euler = (1.0, 2.0, 1.0), (0.0, 0.0, 0.9)
+    mapped = looks(blender, 32)
+    place.control(collection, "Normal Strength").default_value = 0.0
+    for shown, meant in zip(mapped, looks(blender, 32), strict=True):
+        assert np.abs(shown - meant).mean() < 0.05 * meant.mean()

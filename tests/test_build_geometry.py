@@ -261,6 +261,33 @@ def test_the_hull_encloses_everything_but_the_window():
     assert panes is None
 
 
+@pytest.mark.parametrize("seen", ["ground", "roof"])
+def test_the_hull_surrounds_a_viewpoint_over_open_ground(seen):
+    """Which is not inside the convex hull of what it sees."""
+    rays = frames.directions(64, 128)
+    facing = np.float32((0, 0, 1 if seen == "ground" else -1))
+    with np.errstate(divide="ignore"):
+        depth = np.where(rays @ facing < 0, -1.6 / (rays @ facing), 0.0).astype(np.float32)
+    normal = np.where(depth[..., None] > 0, facing, -rays)
+    hull, panes = enclosure(geometry.reduce(depth, normal, 128))
+    for shell in (hull, panes):
+        centres, normals = face_normals(shell)
+        assert (np.einsum("ij,ij->i", normals, centres) < 0).all()
+        away = np.linalg.norm(shell.vertices, axis=1)
+        assert away.max() < 2 * depth.max() and away.min() > 0.1
+
+
+@pytest.mark.parametrize("seen", [np.s_[30:31, 50:51], np.s_[:1]])
+def test_next_to_nothing_that_is_seen_has_no_hull(seen):
+    rays = frames.directions(64, 128)
+    depth = np.zeros((64, 128), np.float32)
+    depth[seen] = 3.0
+    hull, panes = enclosure(geometry.Grid(rays, depth, -rays))
+    assert hull is None
+    assert np.isfinite(panes.vertices).all()
+    assert 0 < np.linalg.norm(panes.vertices, axis=1).max() < 6.0
+
+
 def test_panes_close_the_window_in_its_wall():
     made = box_room.room(128, window=True)
     cells = grid(made)
@@ -410,6 +437,21 @@ def test_lamps_are_the_cells_that_give_the_light():
     assert lamps.any()
     assert not lamps[32:].any()
     assert not geometry.lamp_cells(np.zeros_like(made["emission"]), cells).any()
+    # Whatever a renderer has left in a pixel of the lamp and of the sky.
+    cells.depth[20] = 0.0
+    for value in (np.nan, np.inf):
+        for pixel in (np.unravel_index(made["emission"][..., 0].argmax(), (128, 256)), (40, 50)):
+            emission = made["emission"].copy()
+            emission[pixel] = value
+            assert np.array_equal(geometry.lamp_cells(emission, cells), lamps.ravel())
+
+
+def test_cells_without_a_normal_lie_where_the_map_says():
+    made = box_room.room(128, block=False)
+    made["normal"][:] = 0.0
+    cells = geometry.reduce(made["depth"], made["normal"], 128)
+    exact = box_room.room(64, block=False)["depth"]
+    assert np.median(np.abs(cells.depth / exact - 1)) < 0.01
 
 
 def test_a_turned_panorama_gives_the_turned_shell():

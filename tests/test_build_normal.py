@@ -16,7 +16,7 @@ pytestmark = pytest.mark.blender
 def test_no_bevel_shines_where_walls_meet(blender, host, tmp_path):
     """Under a lamp at the viewpoint a pixel is as bright as its own wall shows it there. Along a
     corner a normal half-way between those of two walls would face the lamp more than either."""
-    build = host("build")
+    build = host("build.place")
     made = box_room.room(HEIGHT, block=False)
     made["albedo"][:] = 0.3
     made["emission"][:] = 0.0
@@ -28,7 +28,7 @@ def test_no_bevel_shines_where_walls_meet(blender, host, tmp_path):
         name="room",
         settings=build.Settings(detail=2 * HEIGHT, mode="RELIGHT"),
     )
-    build.place.add_camera(blender.context, collection, panoramic=True)
+    build.add_camera(blender.context, collection, panoramic=True)
     data = blender.data.lights.new("lamp", "POINT")
     data.energy, data.shadow_soft_size = 100.0, 0.01
     lamp = blender.data.objects.new("lamp", data)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from blender_omnix import maps
-from tests import box_room
+from tests import box_room, pictures
 from tests.test_host_source import make_world
 
 pytestmark = pytest.mark.blender
@@ -21,7 +20,7 @@ SMALL = {"detail": 128}
 
 @pytest.fixture
 def build(blender, host):
-    return host("build")
+    return host("build.place")
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def make(blender, build, folder, name="room", mode="RELIGHT", enclosed="AUTO", *
 def panorama_of(blender, build, collection, samples=4, offset=(0.0, 0.0, 0.0)) -> np.ndarray:
     """A linear equirectangular render (64, 128, 3) from the viewpoint, row 0 on top."""
     scene = blender.context.scene
-    camera = build.place.add_camera(blender.context, collection, panoramic=True)
+    camera = build.add_camera(blender.context, collection, panoramic=True)
     camera.location = [a + b for a, b in zip(camera.location, offset, strict=True)]
     scene.camera = camera
     return render(blender, samples)
@@ -48,23 +47,10 @@ def panorama_of(blender, build, collection, samples=4, offset=(0.0, 0.0, 0.0)) -
 def render(blender, samples=4, *, transparent=False) -> np.ndarray:
     """What the scene's camera sees, linear (64, 128, 3), with alpha where that is transparent."""
     scene = blender.context.scene
-    scene.render.engine = "CYCLES"
-    scene.cycles.samples = samples
-    scene.cycles.use_denoising = False
-    scene.cycles.pixel_filter_type = "BOX"
-    scene.cycles.max_bounces = 4
-    scene.render.resolution_x, scene.render.resolution_y = 128, 64
-    scene.render.resolution_percentage = 100
+    scene.cycles.samples, scene.cycles.max_bounces = samples, 4
     scene.render.film_transparent = transparent
-    scene.render.image_settings.file_format = "OPEN_EXR"
-    scene.render.image_settings.color_mode = "RGBA"
-    scene.render.filepath = blender.app.tempdir + "render.exr"
-    blender.ops.render.render(write_still=True)
-    image = blender.data.images.load(scene.render.filepath, check_existing=False)
-    pixels = np.empty((64, 128, 4), np.float32)
-    image.pixels.foreach_get(pixels.ravel())
-    blender.data.images.remove(image)
-    return pixels[::-1] if transparent else pixels[::-1, :, :3]
+    seen = pictures.render(blender, 128, 64)
+    return seen if transparent else seen[..., :3]
 
 
 def everything(blender) -> dict[str, set[str]]:
@@ -134,16 +120,20 @@ def show_room(blender):
 @pytest.fixture
 def follow(blender, build, host):
     """Let a place follow the scene's world."""
-    showing = host("source").showing
-    return lambda place: build.place.follow_world(place, showing(blender.context.scene.world))
+    showing = host("world_nodes").showing
+    return lambda place: build.follow_world(place, showing(blender.context.scene.world))
 
 
-@pytest.mark.parametrize("kind", ["POINT", "TEXTURE"])
+@pytest.mark.parametrize(
+    ("kind", "mirror"),
+    [("POINT", (1, 1, 1)), ("TEXTURE", (1, 1, 1)), ("POINT", (1, -1, 1)), ("TEXTURE", (-1, 1, 1))],
+)
 def test_the_place_lines_up_with_a_world_that_is_turned_later(
-    blender, build, room_folder, follow, kind
+    blender, build, room_folder, follow, kind, mirror
 ):
     image, nodes = show_room(blender)
     nodes["mapping"].vector_type = kind
+    nodes["mapping"].inputs["Scale"].default_value = mirror
     nodes["mapping"].inputs["Rotation"].default_value = (0.1, 0.2, 0.3)
     collection = make(blender, build, room_folder, mode="ORIGINAL", source=image)
     follow(collection)
@@ -167,7 +157,7 @@ def test_the_place_lines_up_with_a_world_that_is_turned_later(
 def turn_of(blender, build, collection) -> np.ndarray:
     """Where a place is turned to, once the drivers have run."""
     blender.context.view_layer.update()
-    return np.array(build.place.part(collection, "root").matrix_world.to_3x3().normalized())
+    return np.array(build.part(collection, "root").matrix_world.to_3x3().normalized())
 
 
 def test_a_place_follows_its_world_after_saving_and_loading(
@@ -183,19 +173,19 @@ def test_a_place_follows_its_world_after_saving_and_loading(
     blender.ops.wm.open_mainfile(filepath=str(tmp_path / "place.blend"), use_scripts=False)
 
     collection = build.find("room")
-    assert build.place.is_following(collection)
-    assert build.place.control(collection, "Strength").default_value == pytest.approx(2.0)
+    assert build.is_following(collection)
+    assert build.control(collection, "Strength").default_value == pytest.approx(2.0)
     nodes = blender.data.worlds["World"].node_tree.nodes
     turn = (0.3, -0.5, 1.1)
     nodes["Mapping"].inputs["Rotation"].default_value = turn
     nodes["Background"].inputs["Strength"].default_value = 0.5
     turned = turn_of(blender, build, collection)
     np.testing.assert_allclose(turned, np.array(Euler(turn).to_matrix()).T, atol=1e-6)
-    assert build.place.control(collection, "Strength").default_value == pytest.approx(0.5)
+    assert build.control(collection, "Strength").default_value == pytest.approx(0.5)
     # A node that is gone leaves the place as it was when it began to follow.
     nodes.remove(nodes["Background"])
     turn_of(blender, build, collection)
-    assert build.place.control(collection, "Strength").default_value == pytest.approx(2.0)
+    assert build.control(collection, "Strength").default_value == pytest.approx(2.0)
 
 
 def test_a_place_keeps_the_world_it_follows_when_the_scene_gets_another(
@@ -210,8 +200,8 @@ def test_a_place_keeps_the_world_it_follows_when_the_scene_gets_another(
     blender.ops.wm.open_mainfile(filepath=str(tmp_path / "place.blend"))
     collection = build.find("room")
     blender.context.view_layer.update()
-    assert build.place.control(collection, "Strength").default_value == pytest.approx(2.0)
-    build.place.stop_following(collection)
+    assert build.control(collection, "Strength").default_value == pytest.approx(2.0)
+    build.stop_following(collection)
     assert blender.data.worlds["World"].users == 0
 
 
@@ -227,19 +217,19 @@ def test_a_place_outlives_the_world_that_it_follows(
     collection = build.find("room")
     turned = turn_of(blender, build, collection)
     seen = panorama_of(blender, build, collection)
-    curve = build.place.part(collection, "controls_group").animation_data.drivers[0]
+    curve = build.part(collection, "controls_group").animation_data.drivers[0]
     assert curve.driver.is_simple_expression
-    assert not build.place.has_lost_world(collection)
+    assert not build.has_lost_world(collection)
     # A world of zeros is followed, and is none that is gone.
     nodes["background"].inputs["Strength"].default_value = 0.0
     turn_of(blender, build, collection)
-    assert build.place.control(collection, "Strength").default_value == 0.0
+    assert build.control(collection, "Strength").default_value == 0.0
     capfd.readouterr()
 
     blender.data.worlds.remove(blender.context.scene.world)
     np.testing.assert_allclose(turn_of(blender, build, collection), turned, atol=1e-6)
     np.testing.assert_allclose(panorama_of(blender, build, collection), seen, rtol=1e-3)
-    assert build.place.has_lost_world(collection)
+    assert build.has_lost_world(collection)
     said = "".join(capfd.readouterr())
     assert "rror" not in said
     assert "nvalid" not in said
@@ -247,15 +237,15 @@ def test_a_place_outlives_the_world_that_it_follows(
     blender.ops.wm.open_mainfile(filepath=str(tmp_path / "place.blend"), use_scripts=False)
     collection = build.find("room")
     np.testing.assert_allclose(turn_of(blender, build, collection), turned, atol=1e-6)
-    assert build.place.control(collection, "Strength").default_value == pytest.approx(strength)
-    assert build.place.has_lost_world(collection)
+    assert build.control(collection, "Strength").default_value == pytest.approx(strength)
+    assert build.has_lost_world(collection)
     # It can be let go, and follow another.
     blender.ops.omnix.follow_world(follow=False)
-    assert not build.place.has_lost_world(collection)
+    assert not build.has_lost_world(collection)
     show_room(blender)
     blender.ops.omnix.follow_world()
-    assert not build.place.has_lost_world(collection)
-    assert build.place.control(collection, "Strength").default_value == pytest.approx(1.0)
+    assert not build.has_lost_world(collection)
+    assert build.control(collection, "Strength").default_value == pytest.approx(1.0)
 
 
 def test_a_surface_too_small_for_the_detail_is_refused(blender, build, tmp_path):
@@ -269,17 +259,17 @@ def test_a_surface_too_small_for_the_detail_is_refused(blender, build, tmp_path)
 
 def test_a_depth_map_of_nothing_but_sky_is_refused(blender, build, room_folder, tmp_path):
     collection = make(blender, build, room_folder)
-    before = build.place.part(collection, "map_depth").filepath
+    before = build.part(collection, "map_depth").filepath
     made = box_room.room(64)
     made["depth"] = np.zeros_like(made["depth"])
     box_room.save(tmp_path / "sky", made)
     file = tmp_path / "sky" / "depth.exr"
     count = len(blender.data.images)
     with pytest.raises(Exception, match="sky everywhere"):
-        build.place.check_map("depth", file)
+        build.check_map("depth", file)
     with pytest.raises(Exception, match="sky everywhere"):
-        build.place.replace_map(collection, "depth", file)
-    assert build.place.part(collection, "map_depth").filepath == before
+        build.replace_map(collection, "depth", file)
+    assert build.part(collection, "map_depth").filepath == before
     assert len(blender.data.images) == count
 
 
@@ -291,15 +281,15 @@ def test_a_place_that_was_told_not_to_follows_no_more(blender, build, room_folde
     nodes["background"].inputs["Strength"].default_value = 3.0
     turned = turn_of(blender, build, collection)
     blender.ops.omnix.follow_world(follow=False)
-    assert not build.place.is_following(collection)
+    assert not build.is_following(collection)
     nodes["mapping"].inputs["Rotation"].default_value = (0.5, 0.0, 0.0)
     nodes["background"].inputs["Strength"].default_value = 1.0
     # Nor does a new extraction make it follow again.
     blender.ops.omnix.load_maps(directory=str(room_folder), name="room", world="World")
     np.testing.assert_array_equal(turn_of(blender, build, collection), turned)
-    assert build.place.control(collection, "Strength").default_value == 3.0
+    assert build.control(collection, "Strength").default_value == 3.0
     blender.ops.omnix.follow_world()
-    assert build.place.control(collection, "Strength").default_value == 1.0
+    assert build.control(collection, "Strength").default_value == 1.0
     assert np.abs(turn_of(blender, build, collection) - turned).max() > 0.1
 
 
@@ -320,18 +310,32 @@ def picture_of(world):
 
 
 def test_a_world_of_its_panorama_fits_a_place(blender, build, open_place):
-    build.place.part(open_place, "root").rotation_euler = (0.1, -0.2, 0.7)
-    build.place.control(open_place, "Strength").default_value = 3.0
+    build.part(open_place, "root").rotation_euler = (0.1, -0.2, 0.7)
+    build.control(open_place, "Strength").default_value = 3.0
     assert panorama_of(blender, build, open_place)[:20].max() == 0.0
     blender.ops.omnix.use_as_world()
     world = blender.context.scene.world
-    assert build.place.is_following(open_place)
+    assert build.is_following(open_place)
     seen = panorama_of(blender, build, open_place)
     wanted = 3.0 * np.minimum(box_room.radiance(box_room.room(64)), 1.0)
     for rows in (slice(0, 20), slice(28, 64)):
         assert np.median(np.abs(seen - wanted)[rows]) < 0.03
     world.node_tree.nodes["Background"].inputs["Strength"].default_value = 1.0
     np.testing.assert_allclose(panorama_of(blender, build, open_place), seen / 3.0, atol=0.01)
+
+
+@pytest.mark.parametrize("scale", [(-1, 1, 1), (2, -2, 2), (-1, -1, 1), (-3, -3, -3)])
+def test_a_mirrored_place_stands_as_it_did_under_a_world_of_its_panorama(
+    blender, build, open_place, scale
+):
+    root = build.part(open_place, "root")
+    root.scale, root.rotation_euler = scale, (0.1, -0.2, 0.7)
+    blender.context.view_layer.update()
+    before = np.array(root.matrix_world)
+    blender.ops.omnix.use_as_world()
+    blender.context.view_layer.update()
+    assert np.allclose(root.matrix_world, before, atol=1e-5)
+    assert root.scale[:] == scale
 
 
 def test_a_world_of_its_panorama_is_not_the_places(blender, build, open_place, tmp_path):
@@ -342,7 +346,7 @@ def test_a_world_of_its_panorama_is_not_the_places(blender, build, open_place, t
     other = blender.data.images.new("other", 128, 64, float_buffer=True)
     build.build_place(blender.context, tmp_path / "open", name="open", source=other)
     assert picture_of(world).name == "sky.exr"
-    build.place.remove(blender.context, open_place)
+    build.remove(blender.context, open_place)
     assert picture_of(world).size[:] == (128, 64)
     left = everything(blender)
     assert left["worlds"] == {"open"}
@@ -364,13 +368,13 @@ def test_a_place_on_a_users_object_stays_as_it_is_under_a_world_of_its_panorama(
     parent = blender.data.objects.new("parent", None)
     blender.context.scene.collection.objects.link(parent)
     parent.rotation_euler.z = 0.5
-    root = build.place.part(open_place, "root")
+    root = build.part(open_place, "root")
     root.parent = parent
     root.rotation_euler.z = 0.3
     blender.context.view_layer.update()
     blender.ops.omnix.use_as_world()
     assert root.rotation_euler.z == pytest.approx(0.3)
-    assert not build.place.is_following(open_place)
+    assert not build.is_following(open_place)
     mapping = blender.context.scene.world.node_tree.nodes["Mapping"]
     assert mapping.inputs["Rotation"].default_value[2] == pytest.approx(-0.8)
 
@@ -397,7 +401,7 @@ def test_outside_light_enters_a_closed_room_through_the_window_alone(blender, bu
         folder = tmp_path / f"room{window}"
         box_room.save(folder, box_room.room(64, window=window))
         collection = make(blender, build, folder)
-        build.place.control(collection, "Emission Strength").default_value = 0.0
+        build.control(collection, "Emission Strength").default_value = 0.0
         seen[window] = panorama_of(blender, build, collection, samples=16)
     assert seen[False].max() < 1e-3
     made = box_room.room(64, window=True)
@@ -408,15 +412,15 @@ def test_outside_light_enters_a_closed_room_through_the_window_alone(blender, bu
 def test_a_window_stays_in_its_wall_and_lets_light_in_when_relit(blender, build, tmp_path):
     box_room.save(tmp_path / "room", box_room.room(64, window=True))
     collection = make(blender, build, tmp_path / "room", mode="ORIGINAL")
-    panes = build.place.part(collection, "panes")
+    panes = build.part(collection, "panes")
     assert panes.visible_shadow
     assert panes.visible_diffuse
     build.set_mode(collection, "RELIGHT")
     assert panes.visible_camera
     assert not panes.visible_shadow
     assert not panes.visible_diffuse
-    build.place.rebuild(collection, enclosed="NO")
-    assert build.place.part(collection, "panes") is None
+    build.rebuild(collection, enclosed="NO")
+    assert build.part(collection, "panes") is None
 
 
 def box(blender, location, half):
@@ -436,11 +440,11 @@ def test_a_shadow_catcher_shows_shadows_alone_whatever_is_rebuilt(blender, build
     collection = make(blender, build, tmp_path / "room", enclosed="NO")
     blender.ops.omnix.use_place(shadow_catcher=True)
     # Rebuilt as a closed place, it gets a hull and panes.
-    build.place.rebuild(collection, enclosed="YES")
+    build.rebuild(collection, enclosed="YES")
     make(blender, build, tmp_path / "room", enclosed="YES")
     for key in ("surface", "hull", "panes"):
-        assert build.place.part(collection, key).is_shadow_catcher
-    camera = build.place.add_camera(blender.context, collection)
+        assert build.part(collection, key).is_shadow_catcher
+    camera = build.add_camera(blender.context, collection)
     camera.data.lens = 14.0
     camera.rotation_euler = (math.pi / 2 - 0.5, 0.0, -math.pi / 2)
     item = box(blender, (1.0, 1.0, 0.3), 0.15)
@@ -450,7 +454,7 @@ def test_a_shadow_catcher_shows_shadows_alone_whatever_is_rebuilt(blender, build
     item.hide_render = True
     assert render(blender, transparent=True)[..., 3].max() < 0.01
     blender.ops.omnix.use_place(shadow_catcher=False)
-    assert not build.place.is_shadow_catcher(collection)
+    assert not build.is_shadow_catcher(collection)
     assert render(blender, transparent=True)[..., 3].mean() > 0.9
 
 
@@ -460,10 +464,10 @@ def test_cloth_falls_on_a_place_that_collides(blender, build, room_folder):
     heights = {}
     for collides in (True, False):
         blender.ops.omnix.use_place(collision=collides)
-        assert build.place.has_collision(collection) == collides
-        build.place.rebuild(collection, detail=64)
+        assert build.has_collision(collection) == collides
+        build.rebuild(collection, detail=64)
         make(blender, build, room_folder)
-        assert build.place.has_collision(collection) == collides
+        assert build.has_collision(collection) == collides
         cloth = box(blender, (-1.0, 0.5, 0.3), 0.1)
         cloth.modifiers.new("Cloth", "CLOTH")
         for frame in range(1, 25):
@@ -493,7 +497,7 @@ def test_what_the_user_has_done_to_a_place_survives_a_new_extraction(
     show_room(blender)
     collection = make(blender, build, room_folder)
     follow(collection)
-    place = build.place
+    place = build
     root, surface = place.part(collection, "root"), place.part(collection, "surface")
     surface.name = "My Room"
     surface.modifiers.new("Mine", "SUBSURF")
@@ -531,10 +535,10 @@ def test_what_the_user_has_done_to_a_place_survives_a_new_extraction(
 
 
 def test_a_surface_that_was_shaded_flat_is_smooth_when_rebuilt(blender, build, room_folder):
-    mesh = build.place.part(make(blender, build, room_folder), "surface").data
+    mesh = build.part(make(blender, build, room_folder), "surface").data
     smooth = np.zeros(len(mesh.polygons), bool)
     mesh.polygons.foreach_set("use_smooth", smooth)
-    mesh = build.place.part(make(blender, build, room_folder), "surface").data
+    mesh = build.part(make(blender, build, room_folder), "surface").data
     mesh.polygons.foreach_get("use_smooth", smooth)
     assert smooth.all()
 
@@ -546,11 +550,11 @@ def test_removing_leaves_the_file_as_it_was(blender, build, room_folder):
     users.colorspace_settings.name = "Non-Color"
     before = everything(blender)
     collection = make(blender, build, room_folder)
-    build.place.add_camera(blender.context, collection)
-    build.place.mark_asset(collection)
-    build.place.set_collision(collection, True)
-    build.place.replace_map(collection, "roughness", room_folder / "metallic.png")
-    build.place.start_adjusting(collection)
+    build.add_camera(blender.context, collection)
+    build.mark_asset(collection)
+    build.set_collision(collection, True)
+    build.replace_map(collection, "roughness", room_folder / "metallic.png")
+    build.start_adjusting(collection)
     mine = blender.data.objects.new("mine", None)
     collection.objects.link(mine)
     mine.parent = collection.objects["OmniX room"]
@@ -596,28 +600,28 @@ DELETE = pytest.mark.parametrize("delete", [delete_in_script, delete_by_hand])
 def test_what_was_deleted_comes_back_and_leaves_nothing_behind(blender, build, room_folder, delete):
     empty = everything(blender)
     collection = make(blender, build, room_folder)
-    camera = build.place.add_camera(blender.context, collection)
+    camera = build.add_camera(blender.context, collection)
     before = everything(blender)
     for key in ("surface", "hull"):
-        delete(blender, build.place.part(collection, key))
-        assert build.place.part(collection, key) is None
+        delete(blender, build.part(collection, key))
+        assert build.part(collection, key) is None
     delete(blender, camera)
-    build.place.add_camera(blender.context, collection)
+    build.add_camera(blender.context, collection)
     make(blender, build, room_folder)
     assert everything(blender) == before
     for key in ("surface", "hull", "camera"):
-        assert build.place.part(collection, key).name in blender.context.scene.objects
+        assert build.part(collection, key).name in blender.context.scene.objects
     # A stand-in hides the mesh for as long as it is there.
     blender.ops.omnix.adjust_geometry()
-    delete(blender, build.place.part(collection, "preview"))
+    delete(blender, build.part(collection, "preview"))
     blender.ops.omnix.rebuild_place()
     assert everything(blender) == before
-    assert not build.place.part(collection, "surface").hide_viewport
+    assert not build.part(collection, "surface").hide_viewport
     # A hull that is deleted and not wanted any more.
-    delete(blender, build.place.part(collection, "hull"))
-    build.place.rebuild(collection, enclosed="NO")
+    delete(blender, build.part(collection, "hull"))
+    build.rebuild(collection, enclosed="NO")
     assert not any("Hull" in item.name for item in blender.data.meshes)
-    delete(blender, build.place.part(collection, "surface"))
+    delete(blender, build.part(collection, "surface"))
     build.remove(blender.context, build.find("room"))
     assert everything(blender) == empty
 
@@ -635,7 +639,7 @@ def test_a_place_of_which_a_part_was_deleted_says_so_and_is_mended(
     blender, build, host, room_folder, kind, key
 ):
     """As one does in the Outliner's Blender File view."""
-    place, operators = build.place, host("place_operators")
+    place, operators = build, host("place_operators")
     arguments = {"directory": str(room_folder), "name": "room"}
     blender.ops.omnix.load_maps(**arguments)
     (collection,) = place.places()
@@ -745,9 +749,9 @@ def test_what_can_be_no_map_is_refused(blender, build, room_folder, tmp_path, fi
 
 def test_a_place_without_the_node_of_a_map_says_so(blender, build, room_folder):
     collection = make(blender, build, room_folder)
-    nodes = build.place.part(collection, "surface_group").nodes
+    nodes = build.part(collection, "surface_group").nodes
     nodes.remove(nodes["albedo"])
-    assert build.place.shown_map(collection) is None
+    assert build.shown_map(collection) is None
     with pytest.raises(RuntimeError, match=r"The node of the albedo map was deleted.*load the"):
         blender.ops.omnix.show_map(map="albedo")
 
@@ -761,21 +765,21 @@ def test_copies_of_a_place_are_switched_together(blender, build, tmp_path):
     assert second != first
     build.set_mode(second, "ORIGINAL")
     for item in (first, second):
-        assert build.place.settings_of(item).mode == "ORIGINAL"
-        assert build.place.part(item, "panes").visible_diffuse
+        assert build.settings_of(item).mode == "ORIGINAL"
+        assert build.part(item, "panes").visible_diffuse
 
 
 def test_a_stand_in_that_lost_its_modifier_can_be_left(blender, build, room_folder):
     collection = make(blender, build, room_folder)
-    surface = build.place.part(collection, "surface")
+    surface = build.part(collection, "surface")
     surface.hide_render = True
-    stand_in = build.place.start_adjusting(collection)
+    stand_in = build.start_adjusting(collection)
     stand_in.modifiers.clear()
     surface.name = "Walls"
     with pytest.raises(RuntimeError, match=r"lost the modifier.*Keep Geometry"):
         blender.ops.omnix.apply_geometry()
     blender.ops.omnix.keep_geometry()
-    assert build.place.part(collection, "preview") is None
+    assert build.part(collection, "preview") is None
     assert surface.hide_render and not surface.hide_viewport
 
 
@@ -783,26 +787,26 @@ def test_a_stand_in_that_lost_its_modifier_can_be_left(blender, build, room_fold
 def test_the_users_own_outlives_what_it_hung_on(blender, build, room_folder, delete):
     """A linked duplicate and a child of a surface that is deleted, and then of its place."""
     collection = make(blender, build, room_folder)
-    surface = build.place.part(collection, "surface")
+    surface = build.part(collection, "surface")
     mesh = surface.data
     twin = blender.data.objects.new("twin", mesh)
     mine = blender.data.objects.new("mine", None)
     for item in (twin, mine):
         blender.context.scene.collection.objects.link(item)
-    mine.parent = build.place.part(collection, "hull")
+    mine.parent = build.part(collection, "hull")
     mine.location = (1.0, 2.0, 0.5)
     # What nothing uses is not ours for that.
     blender.data.meshes.new("unused")
     blender.context.view_layer.update()
     count = len(mesh.polygons)
     delete(blender, surface)
-    build.place.rebuild(collection, detail=64, enclosed="NO")
-    build.place.rebuild(collection, enclosed="YES")
+    build.rebuild(collection, detail=64, enclosed="NO")
+    build.rebuild(collection, enclosed="YES")
     assert (twin.data, len(mesh.polygons)) == (mesh, count)
-    assert build.place.part(collection, "surface").data != mesh
+    assert build.part(collection, "surface").data != mesh
     # Half a metre above the viewpoint, where it was.
     assert mine.matrix_world.translation[:] == pytest.approx((1.0, 2.0, 2.1))
-    twin.data = build.place.part(collection, "surface").data
+    twin.data = build.part(collection, "surface").data
     build.remove(blender.context, build.find("room"))
     assert {item.name for item in blender.data.objects} == {"twin", "mine"}
     assert len(twin.data.polygons) > 0
@@ -812,15 +816,15 @@ def test_the_users_own_outlives_what_it_hung_on(blender, build, room_folder, del
 @DELETE
 def test_a_deleted_viewpoint_is_told_and_comes_back(blender, build, room_folder, delete):
     collection = make(blender, build, room_folder)
-    delete(blender, build.place.part(collection, "root"))
+    delete(blender, build.part(collection, "root"))
     before = everything(blender)
     for operator in ("add_camera", "set_scale", "adjust_geometry"):
         with pytest.raises(RuntimeError, match="viewpoint of room was deleted"):
             getattr(blender.ops.omnix, operator)()
     assert everything(blender) == before
     blender.ops.omnix.load_maps(directory=str(room_folder), name="room")
-    surface = build.place.part(collection, "surface")
-    assert surface.parent == build.place.part(collection, "root")
+    surface = build.part(collection, "surface")
+    assert surface.parent == build.part(collection, "root")
     blender.context.view_layer.update()
     assert surface.matrix_world.translation.z == pytest.approx(1.6)
 
@@ -828,7 +832,7 @@ def test_a_deleted_viewpoint_is_told_and_comes_back(blender, build, room_folder,
 def test_two_places_live_side_by_side(blender, build, room_folder):
     first = make(blender, build, room_folder, name="one")
     second = make(blender, build, room_folder, name="two")
-    place, omnix = build.place, blender.ops.omnix
+    place, omnix = build, blender.ops.omnix
     # The place of the active object, the one that is named, and else the first.
     blender.context.view_layer.objects.active = place.part(second, "surface")
     omnix.set_mode(mode="ORIGINAL")
@@ -850,38 +854,55 @@ def test_two_places_live_side_by_side(blender, build, room_folder):
 def test_the_viewpoint_is_at_camera_height_above_the_floor(blender, build, room_folder):
     collection = make(blender, build, room_folder, camera_height=1.6)
     blender.context.view_layer.update()
-    surface = build.place.part(collection, "surface")
+    surface = build.part(collection, "surface")
     lowest = min((surface.matrix_world @ vertex.co).z for vertex in surface.data.vertices)
     # Background cells at the foot of a wall reach half a cell below the floor.
     assert lowest == pytest.approx(0.0, abs=0.08)
-    assert build.place.viewpoint(collection).translation.z == pytest.approx(1.6)
+    assert build.viewpoint(collection).translation.z == pytest.approx(1.6)
+
+
+@pytest.mark.parametrize("scale", [1 / 32, 1.0, 500.0])
+def test_the_camera_sees_all_of_a_place(blender, build, tmp_path, scale):
+    made = box_room.room(64)
+    made["depth"] *= scale
+    box_room.save(tmp_path / "room", made)
+    collection = make(blender, build, tmp_path / "room")
+    build.part(collection, "root").scale = (2.0, 2.0, 2.0)
+    lens = build.add_camera(blender.context, collection).data
+    assert lens.clip_start < min(0.1001, 2.0 * made["depth"].min())
+    assert lens.clip_end > max(999.0, 2.0 * made["depth"].max())
+    if scale == 1.0:
+        usual = blender.data.cameras.new("usual")
+        assert (lens.clip_start, lens.clip_end) == (usual.clip_start, usual.clip_end)
+    lens.clip_start = 0.5
+    assert build.add_camera(blender.context, collection).data.clip_start == 0.5
 
 
 def test_a_replaced_depth_map_is_followed(blender, build, room_folder, tmp_path):
     collection = make(blender, build, room_folder)
-    surface = build.place.part(collection, "surface")
+    surface = build.part(collection, "surface")
     before = max(vertex.co.z for vertex in surface.data.vertices)
     made = box_room.room(64)
     made["depth"] = made["depth"] * 2.0
     box_room.save(tmp_path / "twice", made)
-    build.place.replace_map(collection, "depth", tmp_path / "twice" / "depth.exr")
+    build.replace_map(collection, "depth", tmp_path / "twice" / "depth.exr")
     after = max(vertex.co.z for vertex in surface.data.vertices)
     assert after == pytest.approx(2.0 * before, rel=1e-3)
     with pytest.raises(Exception, match="report"):
-        build.place.replace_map(collection, "depth", tmp_path / "twice" / "report.json")
+        build.replace_map(collection, "depth", tmp_path / "twice" / "report.json")
     assert max(vertex.co.z for vertex in surface.data.vertices) == after
 
 
 def test_settings_change_the_geometry_in_place(blender, build, room_folder):
     collection = make(blender, build, room_folder)
-    surface = build.place.part(collection, "surface")
+    surface = build.part(collection, "surface")
     before = len(surface.data.polygons)
-    build.place.rebuild(collection, detail=64, fill=0.0, enclosed="NO")
-    assert build.place.part(collection, "surface") == surface
+    build.rebuild(collection, detail=64, fill=0.0, enclosed="NO")
+    assert build.part(collection, "surface") == surface
     assert len(surface.data.polygons) == 64 * 32 < before
-    assert build.place.part(collection, "hull") is None
-    build.place.rebuild(collection, enclosed="YES")
-    assert build.place.part(collection, "hull") is not None
+    assert build.part(collection, "hull") is None
+    build.rebuild(collection, enclosed="YES")
+    assert build.part(collection, "hull") is not None
 
 
 @pytest.mark.parametrize("missing", ["depth.exr", "report.json"])
@@ -914,7 +935,7 @@ def test_undo_takes_the_place_back(blender, room_folder, enabled_extension):
 
 def test_operators_do_what_the_functions_do(blender, build, room_folder, tmp_path):
     collection = make(blender, build, room_folder, mode="ORIGINAL")
-    omnix, place = blender.ops.omnix, build.place
+    omnix, place = blender.ops.omnix, build
     omnix.set_mode(mode="RELIGHT")
     assert place.control(collection, "Relit").default_value == 1.0
     omnix.rebuild_place(detail=64)
@@ -933,14 +954,14 @@ def test_operators_do_what_the_functions_do(blender, build, room_folder, tmp_pat
     assert saved == (room_folder / "panorama.png").read_bytes()
     report = maps.read_report(tmp_path / "saved")
     assert report["replaced"] == {"albedo": str(room_folder / "panorama.png")}
-    assert set(maps.map_files(tmp_path / "saved")) == set(place.maps_of(collection))
+    assert set(maps.map_files(tmp_path / "saved")) == set(place.images_of(collection))
     with pytest.raises(RuntimeError, match="not empty"):
         omnix.save_maps(directory=str(tmp_path))
     # An earlier set goes, with the maps that this place has not.
     box_room.save(tmp_path / "saved", box_room.room(64) | {"semantic": box_room.room(64)["albedo"]})
     omnix.save_maps(directory=str(tmp_path / "saved"))
     assert (tmp_path / "saved" / "albedo.png").read_bytes() == saved
-    assert set(maps.map_files(tmp_path / "saved")) == set(place.maps_of(collection))
+    assert set(maps.map_files(tmp_path / "saved")) == set(place.images_of(collection))
     place.part(collection, "root").rotation_euler.z = 0.7
     omnix.add_camera()
     blender.context.view_layer.update()
@@ -976,7 +997,7 @@ def test_saved_maps_have_a_contact_sheet_where_it_is_true(
     assert sheet.read_bytes() == true
     assert "contact sheet" not in capfd.readouterr().out
     blender.ops.omnix.replace_map(map="albedo", filepath=str(room_folder / "panorama.png"))
-    build.place.part(collection, "map_roughness").pixels[0] = 0.25
+    build.part(collection, "map_roughness").pixels[0] = 0.25
     blender.ops.omnix.save_maps(directory=str(there))
     assert not sheet.exists()
     assert "no contact sheet, which would not show your own albedo, roughness." in (
@@ -1003,14 +1024,14 @@ def test_saved_maps_are_known_by_what_was_saved(blender, build, room_folder, tmp
 def test_maps_that_cannot_be_saved_leave_the_earlier_set(blender, build, room_folder, tmp_path):
     collection = make(blender, build, room_folder)
     there = tmp_path / "saved"
-    build.place.save_maps(collection, there)
+    build.save_maps(collection, there)
     before = {file.name: file.read_bytes() for file in there.iterdir()}
     own = tmp_path / "own.exr"
     own.write_bytes((room_folder / "depth.exr").read_bytes())
-    build.place.replace_map(collection, "depth", own)
-    build.place.replace_map(collection, "albedo", room_folder / "panorama.png")
+    build.replace_map(collection, "depth", own)
+    build.replace_map(collection, "albedo", room_folder / "panorama.png")
     own.unlink()
-    build.place.part(collection, "map_depth").reload()
+    build.part(collection, "map_depth").reload()
     with pytest.raises(RuntimeError, match=r"own.exr cannot be read"):
         blender.ops.omnix.save_maps(directory=str(there))
     assert {file.name: file.read_bytes() for file in there.iterdir()} == before
@@ -1018,14 +1039,14 @@ def test_maps_that_cannot_be_saved_leave_the_earlier_set(blender, build, room_fo
 
 
 def test_a_colour_space_that_blender_has_not_is_named(blender, build, room_folder, tmp_path):
-    with pytest.raises(build.place.building.OmnixError, match="no Linear Mars, which the maps"):
-        build.place.building.images.load(room_folder / "albedo.png", "albedo", "Linear Mars")
+    with pytest.raises(build.building.OmnixError, match="no Linear Mars, which the maps"):
+        build.building.images.load(room_folder / "albedo.png", "albedo", "Linear Mars")
     assert not blender.data.images
 
 
 def test_a_map_shown_is_unlit(blender, build, room_folder):
     collection = make(blender, build, room_folder)
-    build.place.show_map(collection, "roughness")
+    build.show_map(collection, "roughness")
     assert np.median(panorama_of(blender, build, collection)) == pytest.approx(0.6, abs=0.01)
 
 
@@ -1037,37 +1058,37 @@ def test_a_place_shows_itself_again_when_the_map_shown_is_gone(
     made = box_room.room(64)
     box_room.save(tmp_path / "fewer", {key: made[key] for key in made if key != "roughness"})
     box_room.save(tmp_path / "bare", {key: made[key] for key in ("depth", "panorama")})
-    build.place.show_map(collection, "roughness")
+    build.show_map(collection, "roughness")
     capfd.readouterr()
 
     blender.ops.omnix.load_maps(directory=str(tmp_path / "fewer"), name="room")
-    assert build.place.shown_map(collection) is None
+    assert build.shown_map(collection) is None
     told = "Warning: The place showed its roughness map, which the new maps lack"
     assert told in capfd.readouterr().out
     # The roughness alone is another now.
     difference = np.abs(panorama_of(blender, build, collection) - seen).mean()
     assert difference < 0.1 * seen.mean()
     # A map that is there goes on being shown, and what is not shown is not missed.
-    build.place.show_map(collection, "depth")
+    build.show_map(collection, "depth")
     blender.ops.omnix.load_maps(directory=str(tmp_path / "bare"), name="room")
-    assert build.place.shown_map(collection) == "depth"
-    build.place.show_map(collection, None)
+    assert build.shown_map(collection) == "depth"
+    build.show_map(collection, None)
     blender.ops.omnix.load_maps(directory=str(room_folder), name="room")
-    build.place.show_map(collection, "albedo")
-    build.place.show_map(collection, None)
+    build.show_map(collection, "albedo")
+    build.show_map(collection, None)
     blender.ops.omnix.load_maps(directory=str(tmp_path / "bare"), name="room")
-    assert build.place.shown_map(collection) is None
+    assert build.shown_map(collection) is None
     assert "showed" not in capfd.readouterr().out
 
 
-def test_the_stand_in_follows_its_sliders_and_applies_them(blender, build, room_folder):
+def test_the_stand_in_follows_its_sliders_and_applies_them(blender, host, build, room_folder):
     collection = make(blender, build, room_folder)
-    surface = build.place.part(collection, "surface")
+    surface = build.part(collection, "surface")
     before = everything(blender)
     blender.ops.omnix.adjust_geometry()
-    item = build.place.part(collection, "preview")
+    item = build.part(collection, "preview")
     modifier = item.modifiers[0]
-    names = importlib.import_module(f"{build.__name__}.preview").inputs(modifier)
+    names = host("build.stand_in").inputs(modifier)
     modifier[names["Detail"]], modifier[names["Jump"]] = 64, 0.5
     item.update_tag()
     graph = blender.context.evaluated_depsgraph_get()
@@ -1086,18 +1107,18 @@ def test_the_stand_in_follows_its_sliders_and_applies_them(blender, build, room_
     blender.ops.omnix.apply_geometry()
     assert everything(blender) == before
     applied = len(surface.data.polygons)
-    build.place.rebuild(collection, detail=64, jump=0.5)
+    build.rebuild(collection, detail=64, jump=0.5)
     assert applied == len(surface.data.polygons)
-    build.place.rebuild(collection, fill=0.0)
+    build.rebuild(collection, fill=0.0)
     # The block hides part of the wall, which the full mesh has.
     assert applied > len(surface.data.polygons)
-    assert build.place.settings_of(collection).detail == 64
-    assert build.place.settings_of(collection).jump == pytest.approx(0.5)
+    assert build.settings_of(collection).detail == 64
+    assert build.settings_of(collection).jump == pytest.approx(0.5)
     assert not surface.hide_viewport
 
 
-def vertices(build, collection) -> np.ndarray:
-    data = build.place.part(collection, "surface").data
+def vertices(build, collection, key="surface") -> np.ndarray:
+    data = build.part(collection, key).data
     values = np.empty(3 * len(data.vertices), np.float32)
     data.vertices.foreach_get("co", values)
     return values
@@ -1122,11 +1143,21 @@ def test_a_rendered_depth_pass_is_sky_where_it_hits_nothing(blender, build, tmp_
     box_room.save(tmp_path / "room", made)
     collection = make(blender, build, tmp_path / "room")
     wanted = vertices(build, collection)
-    assert build.place.part(collection, "panes") is not None
+    assert build.part(collection, "panes") is not None
     depth = np.where(made["depth"] > 0, made["depth"], np.float32(beyond))
     own = write_exr(blender, tmp_path / "own.exr", depth)
-    build.place.replace_map(collection, "depth", own)
+    build.replace_map(collection, "depth", own)
     np.testing.assert_allclose(vertices(build, collection), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_a_normal_that_is_no_number_spoils_nothing(blender, build, room_folder, tmp_path, value):
+    collection = make(blender, build, room_folder)
+    normal = box_room.room(64)["normal"] / 2 + 0.5
+    normal[20, 30] = value
+    build.replace_map(collection, "normal", write_exr(blender, tmp_path / "own.exr", normal))
+    assert np.isfinite(vertices(build, collection)).all()
+    assert np.isfinite(vertices(build, collection, "hull")).all()
 
 
 def test_own_files_keep_their_colours(blender, build, room_folder, tmp_path):
@@ -1134,26 +1165,26 @@ def test_own_files_keep_their_colours(blender, build, room_folder, tmp_path):
     collection = make(blender, build, room_folder)
     linear = np.full((64, 128, 3), 0.25, np.float32)
     own = write_exr(blender, tmp_path / "baked.exr", linear)
-    build.place.replace_map(collection, "albedo", own)
-    build.place.show_map(collection, "albedo")
+    build.replace_map(collection, "albedo", own)
+    build.show_map(collection, "albedo")
     assert np.median(panorama_of(blender, build, collection)) == pytest.approx(0.25, abs=0.01)
-    build.place.save_maps(collection, tmp_path / "saved")
-    build.place.replace_map(collection, "albedo", tmp_path / "saved" / "albedo.png")
+    build.save_maps(collection, tmp_path / "saved")
+    build.replace_map(collection, "albedo", tmp_path / "saved" / "albedo.png")
     assert np.median(panorama_of(blender, build, collection)) == pytest.approx(0.25, abs=0.01)
     # And the other way round: an encoded picture as the light that surfaces give off.
-    build.place.replace_map(collection, "emission", tmp_path / "saved" / "albedo.png")
-    build.place.show_map(collection, "emission")
+    build.replace_map(collection, "emission", tmp_path / "saved" / "albedo.png")
+    build.show_map(collection, "emission")
     assert np.median(panorama_of(blender, build, collection)) == pytest.approx(0.25, abs=0.01)
 
 
 def test_what_was_painted_on_a_map_is_saved(blender, build, room_folder, tmp_path):
     collection = make(blender, build, room_folder)
-    image = build.place.part(collection, "map_roughness")
+    image = build.part(collection, "map_roughness")
     image.pixels.foreach_set(np.full(4 * 128 * 64, 0.25, np.float32))
-    build.place.save_maps(collection, tmp_path / "painted")
+    build.save_maps(collection, tmp_path / "painted")
     image.pack()
     assert not image.is_dirty
-    build.place.save_maps(collection, tmp_path / "packed")
+    build.save_maps(collection, tmp_path / "packed")
     for folder in ("painted", "packed"):
         saved = blender.data.images.load(str(tmp_path / folder / "roughness.png"))
         assert saved.pixels[0] == pytest.approx(0.25, abs=0.003), folder
@@ -1161,18 +1192,18 @@ def test_what_was_painted_on_a_map_is_saved(blender, build, room_folder, tmp_pat
 
 def test_packed_maps_are_saved_as_they_are(blender, build, room_folder, tmp_path):
     collection = make(blender, build, room_folder)
-    for name in build.place.maps_of(collection):
-        build.place.part(collection, f"map_{name}").pack()
-    build.place.save_maps(collection, tmp_path / "saved")
+    for name in build.images_of(collection):
+        build.part(collection, f"map_{name}").pack()
+    build.save_maps(collection, tmp_path / "saved")
     for name, file in maps.map_files(room_folder).items():
         assert (tmp_path / "saved" / file.name).read_bytes() == file.read_bytes(), name
 
 
 def test_a_packed_map_can_be_replaced(blender, build, room_folder, tmp_path):
     collection = make(blender, build, room_folder)
-    build.place.part(collection, "map_depth").pack()
+    build.part(collection, "map_depth").pack()
     near = write_exr(blender, tmp_path / "near.exr", np.full((64, 128), 0.5, np.float32))
-    build.place.replace_map(collection, "depth", near)
+    build.replace_map(collection, "depth", near)
     lengths = np.linalg.norm(vertices(build, collection).reshape(-1, 3), axis=1)
     assert np.median(lengths) == pytest.approx(0.5, abs=0.05)
     assert not any(image.packed_file for image in blender.data.images)
@@ -1182,16 +1213,16 @@ def test_the_panorama_can_be_replaced_where_it_is_the_original_light(
     blender, build, room_folder, tmp_path
 ):
     collection = make(blender, build, room_folder, mode="ORIGINAL")
-    assert build.place.source_of(collection) == build.place.part(collection, "map_panorama")
-    build.place.replace_map(collection, "panorama", room_folder / "albedo.png")
-    assert build.place.source_of(collection) == build.place.part(collection, "map_panorama")
-    assert build.place.source_of(collection).filepath.endswith("albedo.png")
+    assert build.source_of(collection) == build.part(collection, "map_panorama")
+    build.replace_map(collection, "panorama", room_folder / "albedo.png")
+    assert build.source_of(collection) == build.part(collection, "map_panorama")
+    assert build.source_of(collection).filepath.endswith("albedo.png")
 
 
 def test_depth_is_shown_as_its_inverse(blender, build, room_folder):
     collection = make(blender, build, room_folder)
-    build.place.show_map(collection, "depth")
-    assert build.place.shown_map(collection) == "depth"
+    build.show_map(collection, "depth")
+    assert build.shown_map(collection) == "depth"
     seen = panorama_of(blender, build, collection)
     wanted = 1.0 / (1.0 + box_room.room(64)["depth"])
     assert np.median(np.abs(seen.mean(axis=-1) - wanted)) < 0.02
@@ -1199,14 +1230,14 @@ def test_depth_is_shown_as_its_inverse(blender, build, room_folder):
 
 def test_geometry_is_not_cut_under_the_users_hands(blender, build, room_folder):
     collection = make(blender, build, room_folder)
-    surface = build.place.part(collection, "surface")
+    surface = build.part(collection, "surface")
     before, names = vertices(build, collection), everything(blender)
     blender.context.view_layer.objects.active = surface
     blender.ops.object.mode_set(mode="EDIT")
     for change in (
         lambda: make(blender, build, room_folder),
-        lambda: build.place.rebuild(collection, detail=64),
-        lambda: build.place.replace_map(collection, "depth", room_folder / "depth.exr"),
+        lambda: build.rebuild(collection, detail=64),
+        lambda: build.replace_map(collection, "depth", room_folder / "depth.exr"),
     ):
         with pytest.raises(Exception, match="in Edit Mode; leave that first"):
             change()
@@ -1217,29 +1248,29 @@ def test_geometry_is_not_cut_under_the_users_hands(blender, build, room_folder):
 
 def test_scaling_leaves_a_lifted_floor_where_it_is(blender, build, room_folder):
     collection = make(blender, build, room_folder)
-    root = build.place.part(collection, "root")
+    root = build.part(collection, "root")
     root.location.z += 5.0
-    build.place.scale(collection, 2.0)
-    build.place.scale(collection, 1.5)
+    build.scale(collection, 2.0)
+    build.scale(collection, 1.5)
     assert root.location.z - 1.6 * root.scale.z == pytest.approx(5.0, abs=1e-5)
 
 
 def test_what_the_user_blends_and_hides_survives_a_rebuild(blender, build, tmp_path):
     box_room.save(tmp_path / "room", box_room.room(64, window=True))
     collection = make(blender, build, tmp_path / "room")
-    build.place.control(collection, "Relit").default_value = 0.25
-    hull = build.place.part(collection, "hull")
+    build.control(collection, "Relit").default_value = 0.25
+    hull = build.part(collection, "hull")
     hull.hide_render = True
-    build.place.rebuild(collection, detail=64)
-    build.place.replace_map(collection, "normal", tmp_path / "room" / "normal.exr")
+    build.rebuild(collection, detail=64)
+    build.replace_map(collection, "normal", tmp_path / "room" / "normal.exr")
     build.build_place(blender.context, tmp_path / "room", name="room")
     for apply in (True, False):
-        build.place.start_adjusting(collection)
+        build.start_adjusting(collection)
         assert hull.hide_viewport
-        build.place.finish_adjusting(collection, apply=apply)
+        build.finish_adjusting(collection, apply=apply)
         assert (hull.hide_viewport, hull.hide_render) == (False, True)
-    assert build.place.control(collection, "Relit").default_value == 0.25
-    assert not build.place.part(collection, "panes").visible_diffuse
+    assert build.control(collection, "Relit").default_value == 0.25
+    assert not build.part(collection, "panes").visible_diffuse
 
 
 def test_a_copy_can_be_removed_without_the_place(blender, build, room_folder):
@@ -1250,7 +1281,7 @@ def test_a_copy_can_be_removed_without_the_place(blender, build, room_folder):
     build.remove(blender.context, copy)
     assert collection in build.places()
     for key in ("root", "surface", "map_depth", "material"):
-        assert build.place.part(collection, key) is not None, key
+        assert build.part(collection, key) is not None, key
     assert before["objects"] <= everything(blender)["objects"]
 
 
@@ -1258,16 +1289,16 @@ def test_a_map_can_be_mended_while_others_are_missing(blender, build, room_folde
     collection = make(blender, build, room_folder)
     for name in ("roughness", "metallic"):
         (room_folder / f"{name}.png").rename(tmp_path / f"{name}.png")
-        build.place.part(collection, f"map_{name}").reload()
-    source = build.place.source_of(collection)
+        build.part(collection, f"map_{name}").reload()
+    source = build.source_of(collection)
     source.filepath = str(tmp_path / "gone.exr")
-    build.place.replace_map(collection, "roughness", tmp_path / "roughness.png")
-    assert build.place.part(collection, "map_roughness").size[0] == 128
+    build.replace_map(collection, "roughness", tmp_path / "roughness.png")
+    assert build.part(collection, "map_roughness").size[0] == 128
 
 
 def test_what_the_user_uses_of_a_place_outlives_it(blender, build, room_folder):
     collection = make(blender, build, room_folder)
-    albedo, ours = (build.place.part(collection, key) for key in ("map_albedo", "material"))
+    albedo, ours = (build.part(collection, key) for key in ("map_albedo", "material"))
     own = blender.data.materials.new("own")
     own.use_nodes = True
     texture = own.node_tree.nodes.new("ShaderNodeTexImage")
@@ -1283,7 +1314,7 @@ def test_what_the_user_uses_of_a_place_outlives_it(blender, build, room_folder):
 
 def test_a_surface_with_shapes_of_the_users_is_not_cut_anew(blender, build, room_folder):
     collection = make(blender, build, room_folder)
-    surface = build.place.part(collection, "surface")
+    surface = build.part(collection, "surface")
     surface.shape_key_add(name="Basis")
     before = len(surface.data.vertices)
     with pytest.raises(RuntimeError, match="has shape keys"):
@@ -1297,14 +1328,14 @@ def test_a_surface_with_shapes_of_the_users_is_not_cut_anew(blender, build, room
 def test_drivers_of_the_users_are_left_alone(blender, build, room_folder, follow):
     show_room(blender)
     collection = make(blender, build, room_folder)
-    root = build.place.part(collection, "root")
-    build.place.control(collection, "Emission Strength").driver_add("default_value")
+    root = build.part(collection, "root")
+    build.control(collection, "Emission Strength").driver_add("default_value")
     root.driver_add("location", 2)
-    assert not build.place.is_following(collection)
+    assert not build.is_following(collection)
     follow(collection)
-    assert build.place.is_following(collection)
+    assert build.is_following(collection)
     blender.ops.omnix.follow_world(follow=False)
-    assert not build.place.is_following(collection)
+    assert not build.is_following(collection)
     root.driver_add("rotation_euler", 2)
     blender.ops.omnix.follow_world(follow=False)
     assert {curve.data_path for curve in root.animation_data.drivers} == {
@@ -1318,10 +1349,10 @@ def test_a_place_that_a_parent_turns_follows_no_world(blender, build, room_folde
     collection = make(blender, build, room_folder)
     parent = blender.data.objects.new("turntable", None)
     blender.context.scene.collection.objects.link(parent)
-    build.place.part(collection, "root").parent = parent
+    build.part(collection, "root").parent = parent
     with pytest.raises(RuntimeError, match="turned by turntable"):
         blender.ops.omnix.follow_world()
-    assert not build.place.is_following(collection)
+    assert not build.is_following(collection)
 
 
 def test_loading_the_maps_again_keeps_the_panorama_that_a_place_was_given(
@@ -1330,7 +1361,7 @@ def test_loading_the_maps_again_keeps_the_panorama_that_a_place_was_given(
     image, _nodes = show_room(blender)
     collection = make(blender, build, room_folder, source=image)
     blender.ops.omnix.load_maps(directory=str(room_folder))
-    assert build.place.source_of(collection) == image
+    assert build.source_of(collection) == image
 
 
 def test_of_places_of_one_name_that_of_the_maps_is_meant(
@@ -1346,10 +1377,10 @@ def test_of_places_of_one_name_that_of_the_maps_is_meant(
         blender.ops.omnix.load_maps(directory=str(folder), name="room")
         file = folder / "roughness.png"
         blender.ops.omnix.replace_map(name="room", map="albedo", filepath=str(file))
-        assert build.place.part(meant, "map_albedo").filepath == str(file)
-    assert build.place.folder_of(first) == room_folder
-    assert build.place.folder_of(second) == other
-    build.place.replace_map(first, "roughness", other / "roughness.png")
+        assert build.part(meant, "map_albedo").filepath == str(file)
+    assert build.folder_of(first) == room_folder
+    assert build.folder_of(second) == other
+    build.replace_map(first, "roughness", other / "roughness.png")
     noted = {folder: destination.kept_and_lost("room", folder) for folder in (room_folder, other)}
     assert "keeps your own albedo, roughness" in noted[room_folder][0]
     assert "roughness" not in noted[other][0]
@@ -1361,12 +1392,12 @@ def test_a_file_that_was_saved_on_windows_finds_its_maps(blender, host, build, t
     box_room.save(folder, box_room.room(64))
     collection = make(blender, build, folder)
     collection["omnix"]["folder"] = "//omnix\\room"
-    for name in build.place.maps_of(collection):
-        image = build.place.part(collection, f"map_{name}")
+    for name in build.images_of(collection):
+        image = build.part(collection, f"map_{name}")
         image.filepath_raw = f"//omnix\\room\\{maps.MAPS[name].filename}"
-    assert build.place.folder_of(collection) == folder
-    assert build.place.made_from(folder) == [collection]
-    assert build.place.own_maps(collection) == {}
+    assert build.folder_of(collection) == folder
+    assert build.made_from(folder) == [collection]
+    assert build.own_maps(collection) == {}
     assert host("paths").stored(folder) == "//omnix/room"
 
 

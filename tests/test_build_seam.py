@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from blender_omnix.panorama import frames, tonemap
-from tests import box_room
+from tests import box_room, pictures
 
 pytestmark = pytest.mark.blender
 
@@ -52,7 +52,7 @@ def ball():
 @pytest.fixture
 def look(blender, host, tmp_path):
     """A function from maps and a mode to what is seen of the place built from them."""
-    build = host("build")
+    build = host("build.place")
 
     def look(made, mode="ORIGINAL", spoil=lambda collection: None):
         box_room.save(tmp_path / "ball", made)
@@ -65,46 +65,34 @@ def look(blender, host, tmp_path):
         collection = build.build_place(
             blender.context, tmp_path / "ball", name="ball", settings=settings, source=source
         )
-        spoil(build.place.part(collection, "surface").data)
+        spoil(build.part(collection, "surface").data)
         lamp = blender.data.objects.new("lamp", blender.data.lights.new("lamp", "POINT"))
         lamp.data.energy, lamp.data.shadow_soft_size = 100.0, 0.0
         blender.context.scene.collection.objects.link(lamp)
         lamp.location = (0.0, 0.0, 1.6)
-        camera = build.place.add_camera(blender.context, collection)
+        camera = build.add_camera(blender.context, collection)
         camera.data.lens_unit, camera.data.angle = "FOV", np.radians(60)
-        pictures = {}
+        seen = {}
         for view, rotation in VIEWS.items():
             camera.rotation_euler = rotation
-            pictures[view] = render(blender)
-        return pictures
+            seen[view] = render(blender)
+        return seen
 
     return look
 
 
 def render(blender) -> np.ndarray:
     """Luminance (SIDE, SIDE) of what the camera sees, free of noise."""
-    scene = blender.context.scene
-    scene.render.engine = "CYCLES"
-    scene.cycles.samples, scene.cycles.max_bounces = 16, 0
-    scene.cycles.use_denoising = False
-    scene.cycles.pixel_filter_type = "BOX"
-    scene.render.resolution_x = scene.render.resolution_y = SIDE
-    scene.render.resolution_percentage = 100
-    scene.render.image_settings.file_format = "OPEN_EXR"
-    scene.render.filepath = blender.app.tempdir + "seam.exr"
-    blender.ops.render.render(write_still=True)
-    image = blender.data.images.load(scene.render.filepath, check_existing=False)
-    pixels = np.empty((SIDE, SIDE, 4), np.float32)
-    image.pixels.foreach_get(pixels.ravel())
-    blender.data.images.remove(image)
-    return tonemap.luminance(pixels[::-1, :, :3])
+    cycles = blender.context.scene.cycles
+    cycles.samples, cycles.max_bounces = 16, 0
+    return tonemap.luminance(pictures.render(blender, SIDE, SIDE)[..., :3])
 
 
-def lines(pictures: dict[str, np.ndarray]) -> dict[str, float]:
+def lines(seen: dict[str, np.ndarray]) -> dict[str, float]:
     """By view, the most that the gradient changes across the seam, averaged along it, or within
     two pixels of the pole, as a multiple of the usual step from one pixel to the next."""
     found = {}
-    for view, picture in pictures.items():
+    for view, picture in seen.items():
         across = picture[1:-1, 2:] + picture[1:-1, :-2] - 2.0 * picture[1:-1, 1:-1]
         along = picture[2:, 1:-1] + picture[:-2, 1:-1] - 2.0 * picture[1:-1, 1:-1]
         # The line lies between the two pixels in the middle of the picture.
@@ -120,9 +108,9 @@ def lines(pictures: dict[str, np.ndarray]) -> dict[str, float]:
 
 @pytest.mark.parametrize("mode", ["ORIGINAL", "RELIGHT"])
 def test_no_line_shows_at_the_seam_or_the_poles(look, ball, mode):
-    pictures = look(ball, mode)
-    assert all(picture.min() > 0.02 for picture in pictures.values())
-    found = lines(pictures)
+    seen = look(ball, mode)
+    assert all(picture.min() > 0.02 for picture in seen.values())
+    found = lines(seen)
     assert max(found.values()) < LIMIT, found
 
 

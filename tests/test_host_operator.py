@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from blender_omnix import maps
+from tests import pictures
 
 from . import conftest
 from .test_host_source import TURN, make_world, write_png
@@ -51,22 +52,6 @@ def datablocks(bpy):
 
 def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def pixels(bpy, file):
-    image = bpy.data.images.load(str(file))
-    values = np.empty(4 * image.size[0] * image.size[1], np.float32)
-    image.pixels.foreach_get(values)
-    return values
-
-
-def picture(bpy, file):
-    """The values of an image as stored, (H, W, 4), row 0 on top."""
-    image = bpy.data.images.load(str(file), check_existing=False)
-    values = np.empty((image.size[1], image.size[0], 4), np.float32)
-    image.pixels.foreach_get(values.ravel())
-    bpy.data.images.remove(image)
-    return values[::-1]
 
 
 def test_a_file_becomes_maps_and_a_place(blender, fake_worker, panorama, tmp_path):
@@ -127,7 +112,7 @@ def test_a_new_extraction_tells_of_the_map_shown_that_it_lacks(
     blender.ops.omnix.show_map(map="albedo")
     capfd.readouterr()
     blender.ops.omnix.extract_pbr(**arguments, maps={"depth"})
-    assert host("build").place.shown_map(blender.data.collections["OmniX hall"]) is None
+    assert host("build.place").shown_map(blender.data.collections["OmniX hall"]) is None
     # At the end of the job's own message, which the window shows.
     said = capfd.readouterr().out
     assert re.search(r"Maps are in .* showed its albedo map, which the new maps lack", said)
@@ -180,7 +165,10 @@ def test_maps_of_an_unsaved_file_can_be_moved_beside_it(
     blender, host, fake_worker, panorama, tmp_path, capfd
 ):
     blender.ops.omnix.extract_pbr(filepath=str(panorama))
-    assert "use Move Maps Next to .blend" in capfd.readouterr().out
+    assert (
+        "which goes when the extension is uninstalled; save the file and use Move Maps Next to "
+        ".blend" in capfd.readouterr().out
+    )
     first = Path(blender.context.scene.omnix.folder)
     assert first.is_relative_to(os.environ["BLENDER_USER_RESOURCES"])
     assert not blender.ops.omnix.move_maps.poll()
@@ -213,7 +201,7 @@ def test_a_move_can_be_undone(blender, host, fake_worker, panorama, tmp_path):
     blender.ops.omnix.move_maps("EXEC_DEFAULT", True)
     blender.ops.ed.undo()
     blender.ops.wm.save_mainfile()
-    place = host("build").place
+    place = host("build.place")
     assert place.folder_of(place.find("hall")) == there
     assert all(Path(blender.path.abspath(i.filepath)).is_file() for i in blender.data.images)
     # And done again, with what was painted meanwhile.
@@ -262,7 +250,7 @@ def test_maps_can_be_loaded_again(blender, fake_worker, panorama, tmp_path):
 def test_maps_are_loaded_for_the_place_that_stands_on_them(
     blender, fake_worker, host, panorama, tmp_path
 ):
-    place, out = host("build").place, tmp_path / "maps"
+    place, out = host("build.place"), tmp_path / "maps"
     blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(out), camera_height=2.5)
     root = place.part(place.find("hall"), "root")
     blender.ops.omnix.load_maps(directory=str(out))
@@ -300,7 +288,7 @@ def test_maps_that_a_place_uses_are_not_left_out(blender, hall, panorama, tmp_pa
 
 def test_maps_that_were_changed_are_not_overwritten(blender, hall, host, panorama, tmp_path):
     arguments = {"filepath": str(panorama), "directory": str(tmp_path / "maps")}
-    image = host("build").place.part(hall, "map_roughness")
+    image = host("build.place").part(hall, "map_roughness")
     image.pixels[0] = 0.25
     image.pack()
     with pytest.raises(RuntimeError, match=r"The roughness of the place hall .* changed since"):
@@ -333,7 +321,7 @@ def test_maps_that_were_changed_are_not_overwritten(blender, hall, host, panoram
 
 
 def test_what_was_packed_is_not_lost_to_maps_elsewhere(blender, hall, host, panorama, tmp_path):
-    image = host("build").place.part(hall, "map_roughness")
+    image = host("build.place").part(hall, "map_roughness")
     image.pixels[0] = 0.25
     image.pack()
     with pytest.raises(RuntimeError, match=r"The roughness of the place hall .* changed since"):
@@ -356,7 +344,7 @@ def test_maps_that_were_changed_are_kept_without_a_place(
 
 
 def test_a_file_saved_elsewhere_gets_new_maps_there(blender, fake_worker, host, panorama, tmp_path):
-    place = host("build").place
+    place = host("build.place")
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / name / "place.blend"))
@@ -379,7 +367,7 @@ def test_a_file_saved_elsewhere_gets_new_maps_there(blender, fake_worker, host, 
 def test_maps_loaded_by_hand_are_renewed_whatever_their_place_is_called(
     blender, fake_worker, host, tmp_path
 ):
-    place = host("build").place
+    place = host("build.place")
     file = write_varied_png(blender, tmp_path / "living room.png")
     blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
     blender.ops.omnix.extract_pbr(filepath=str(file), build=False)
@@ -390,7 +378,7 @@ def test_maps_loaded_by_hand_are_renewed_whatever_their_place_is_called(
 
 
 def test_an_own_map_that_is_gone_is_given_up(blender, hall, host, panorama, tmp_path):
-    place = host("build").place
+    place = host("build.place")
     mine = write_varied_png(blender, tmp_path / "mine.png")
     blender.ops.omnix.replace_map(map="albedo", filepath=str(mine))
     mine.unlink()
@@ -402,7 +390,7 @@ def test_an_own_map_that_is_gone_is_given_up(blender, hall, host, panorama, tmp_
 
 
 def test_a_new_extraction_keeps_the_users_own_maps(blender, hall, host, panorama, tmp_path, capfd):
-    place = host("build").place
+    place = host("build.place")
     mine = write_varied_png(blender, tmp_path / "mine.png")
     blender.ops.omnix.replace_map(map="albedo", filepath=str(mine))
     painted = place.part(hall, "map_roughness")
@@ -440,7 +428,7 @@ def hall(blender, fake_worker, panorama, tmp_path, monkeypatch):
 
 
 def test_one_map_is_extracted_again(blender, hall, host, tmp_path):
-    place, out = host("build").place, tmp_path / "maps"
+    place, out = host("build.place"), tmp_path / "maps"
     # The map was edited on disk, and the place has been shown a file of the user's, and another.
     earlier, before = content(out), datablocks(blender)
     write_varied_png(blender, out / "albedo.png")
@@ -459,10 +447,10 @@ def test_one_map_is_extracted_again(blender, hall, host, tmp_path):
     assert Path(place.part(hall, "map_albedo").filepath) == out / "albedo.png"
     assert Path(place.part(hall, "map_roughness").filepath) == mine
     assert datablocks(blender) == before
-    written = pixels(blender, out / "albedo.png")
+    written = pictures.read(blender, out / "albedo.png")
     shown = np.empty_like(written)
-    place.part(hall, "map_albedo").pixels.foreach_get(shown)
-    np.testing.assert_array_equal(shown, written)
+    place.part(hall, "map_albedo").pixels.foreach_get(shown.ravel())
+    np.testing.assert_array_equal(shown[::-1], written)
 
 
 def test_the_contact_sheet_shows_the_set_with_the_map_extracted_again(blender, hall, tmp_path):
@@ -481,12 +469,12 @@ def test_the_contact_sheet_shows_the_set_with_the_map_extracted_again(blender, h
     names = ["albedo", "normal", "roughness", "depth", "emission", "panorama"]
     assert list(maps.map_files(out)) == names
     # Two columns of 512 x 256 under a label of 22 pixels.
-    sheet = picture(blender, out / maps.PREVIEW)
+    sheet = pictures.read(blender, out / maps.PREVIEW)
     assert sheet.shape[:2] == (3 * 278, 2 * 512)
     for name in ("albedo", "roughness", "panorama"):
         row, column = divmod(names.index(name), 2)
         tile = sheet[row * 278 + 22 : (row + 1) * 278, column * 512 : (column + 1) * 512]
-        wanted = picture(blender, out / maps.MAPS[name].filename)[..., :3]
+        wanted = pictures.read(blender, out / maps.MAPS[name].filename)[..., :3]
         if name == "roughness":
             wanted = wanted[..., :1]
         assert np.abs(tile[2::4, 2::4, :3] - wanted).max() < 1e-3, name
@@ -510,7 +498,7 @@ def test_a_map_is_extracted_again_with_the_recorded_options(
 def test_a_relative_path_stays_so(blender, hall, host, tmp_path):
     blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
     hall = blender.data.collections["OmniX hall"]
-    place = host("build").place
+    place = host("build.place")
     place.part(hall, "map_albedo").filepath = "//maps/albedo.png"
     blender.ops.omnix.extract_map(map="albedo")
     assert place.part(hall, "map_albedo").filepath == "//maps/albedo.png"
@@ -529,7 +517,7 @@ def test_a_new_extraction_leaves_a_place_turned_as_the_user_has_turned_it(
 
 
 def test_geometry_follows_a_depth_that_is_extracted_again(blender, hall, host, tmp_path):
-    surface = host("build").place.part(hall, "surface")
+    surface = host("build.place").part(hall, "surface")
     before = np.array([vertex.co for vertex in surface.data.vertices])
     blender.ops.omnix.replace_map(map="depth", filepath=str(tmp_path / "maps" / "roughness.png"))
     # Everything is about 0.6 m away.
@@ -540,15 +528,15 @@ def test_geometry_follows_a_depth_that_is_extracted_again(blender, hall, host, t
 
 
 def test_a_map_that_was_left_out_joins_the_others(blender, fake_worker, host, panorama, tmp_path):
-    place = host("build").place
+    place = host("build.place")
     blender.ops.omnix.extract_pbr(
         filepath=str(panorama), directory=str(tmp_path / "maps"), maps={"depth", "normal"}
     )
     hall = blender.data.collections["OmniX hall"]
     place.control(hall, "Roughness Gain").default_value = 0.5
-    assert "albedo" not in place.maps_of(hall)
+    assert "albedo" not in place.images_of(hall)
     blender.ops.omnix.extract_map(map="albedo")
-    assert "albedo" in place.maps_of(hall)
+    assert "albedo" in place.images_of(hall)
     shader = next(
         node
         for node in place.part(hall, "surface_group").nodes
@@ -653,7 +641,7 @@ def test_a_map_that_cannot_be_extracted_again_stays(
 
 
 def test_panoramas_of_one_name_have_places_of_their_own(blender, fake_worker, host, tmp_path):
-    place = host("build").place
+    place = host("build.place")
     files = []
     for number in range(2):
         (tmp_path / str(number)).mkdir()
@@ -696,7 +684,7 @@ def test_maps_that_another_file_has_made_otherwise_stay(blender, fake_worker, pa
 def test_a_place_shows_new_maps_that_were_extracted_without_it(
     blender, hall, host, panorama, tmp_path, capfd
 ):
-    place, out = host("build").place, str(tmp_path / "maps")
+    place, out = host("build.place"), str(tmp_path / "maps")
     image = place.part(hall, "map_panorama")
     assert image.size[0] == 128
     blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=out, build=False, size=64)
@@ -705,7 +693,7 @@ def test_a_place_shows_new_maps_that_were_extracted_without_it(
 
 
 def test_a_packed_panorama_and_a_file_of_one_name_are_two(blender, fake_worker, host, tmp_path):
-    place = host("build").place
+    place = host("build.place")
     file = write_varied_png(blender, tmp_path / "attic.png")
     blender.ops.omnix.extract_pbr(filepath=str(file))
     packed = blender.data.images.new("attic.exr", 128, 64)
@@ -783,7 +771,7 @@ def test_a_project_can_be_moved_as_a_whole(blender, fake_worker, host, tmp_path)
     blender.ops.wm.save_mainfile()
     project.rename(tmp_path / "moved")
     blender.ops.wm.open_mainfile(filepath=str(tmp_path / "moved" / "place.blend"))
-    place, there = host("build").place, tmp_path / "moved" / "omnix" / "attic"
+    place, there = host("build.place"), tmp_path / "moved" / "omnix" / "attic"
     collection = place.find("attic")
     assert place.folder_of(collection).samefile(there)
     assert Path(blender.path.abspath(blender.context.scene.omnix.folder)).samefile(there)
@@ -803,7 +791,7 @@ def test_a_project_is_reached_through_a_link(blender, fake_worker, host, tmp_pat
     blender.ops.wm.save_as_mainfile(filepath=str(project / "place.blend"))
     blender.ops.omnix.extract_pbr(filepath=str(file))
     assert blender.context.scene.omnix.folder == "//omnix/attic"
-    place = host("build").place
+    place = host("build.place")
     collection = place.find("attic")
     assert all(image.filepath.startswith("//") for image in place.own_maps(collection).values())
     assert not place.own_maps(collection)
@@ -829,7 +817,7 @@ def test_a_relative_output_is_remembered_where_it_is(
 
 
 def test_scenes_that_were_copied_have_a_place_each(blender, fake_worker, host, panorama, tmp_path):
-    place, out = host("build").place, str(tmp_path / "maps")
+    place, out = host("build.place"), str(tmp_path / "maps")
     blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=out)
     first = place.find("hall")
     blender.ops.scene.new(type="FULL_COPY")
@@ -850,7 +838,7 @@ def test_scenes_that_were_copied_have_a_place_each(blender, fake_worker, host, p
 
 
 def test_a_linked_place_is_left_to_its_own_file(blender, fake_worker, host, panorama, tmp_path):
-    place, out = host("build").place, str(tmp_path / "maps")
+    place, out = host("build.place"), str(tmp_path / "maps")
     blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=out)
     blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "library.blend"))
     blender.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
@@ -880,7 +868,7 @@ def test_a_linked_place_is_left_to_its_own_file(blender, fake_worker, host, pano
 def test_a_linked_world_is_not_taken_for_one_of_the_same_name(
     blender, fake_worker, host, panorama, tmp_path
 ):
-    place = host("build").place
+    place = host("build.place")
     other = write_png(blender, tmp_path / "other.png")
 
     def show(file):
@@ -1007,7 +995,7 @@ def test_a_folder_of_the_users_is_not_touched(blender, fake_worker, panorama, tm
 
 def test_maps_that_cannot_be_built_are_kept(blender, hall, host, panorama, tmp_path):
     out = tmp_path / "maps"
-    surface = host("build").place.part(hall, "surface")
+    surface = host("build.place").part(hall, "surface")
     blender.context.view_layer.objects.active = surface
     blender.ops.object.mode_set(mode="EDIT")
     (out / "albedo.png").unlink()
@@ -1178,7 +1166,7 @@ def test_another_file_does_not_get_the_place(blender, host, fake_worker, panoram
     blender.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
     assert "The scene that they were for is gone" in conclude(blender, host, started)
     assert maps.is_map_set(tmp_path / "maps")
-    assert not list(host("build").place.places())
+    assert not list(host("build.place").places())
 
 
 def test_a_file_that_cannot_be_opened_takes_no_place_away(
@@ -1189,14 +1177,14 @@ def test_a_file_that_cannot_be_opened_takes_no_place_away(
     with pytest.raises(RuntimeError, match=r"damaged\.blend"):
         blender.ops.wm.open_mainfile(filepath=str(tmp_path / "damaged.blend"))
     conclude(blender, host, started)
-    assert [item.name for item in host("build").place.places()] == ["OmniX hall"]
+    assert [item.name for item in host("build.place").places()] == ["OmniX hall"]
 
 
 def test_what_is_renamed_meanwhile_is_found(blender, host, fake_worker, panorama, tmp_path):
     image = blender.data.images.load(str(panorama))
     world, nodes = make_world(blender, image)
     nodes["mapping"].inputs["Rotation"].default_value = TURN
-    source, place = host("source"), host("build").place
+    source, place = host("source"), host("build.place")
     folder = tmp_path / "maps"
     started = start(blender, host, panorama, folder, source.from_world(world))
     blender.context.scene.name, world.name, image.name = "Stage", "Sky", "Sky.png"
@@ -1213,7 +1201,7 @@ def test_the_place_is_built_in_the_scene_that_asked_for_it(
     scene, other = blender.context.scene, blender.data.scenes.new("Other")
     with blender.context.temp_override(scene=other):
         conclude(blender, host, started)
-    (place,) = host("build").place.places()
+    (place,) = host("build.place").places()
     assert place in scene.collection.children_recursive
     assert not other.collection.children_recursive
     assert (scene.omnix.folder, other.omnix.folder) == (str(tmp_path / "maps"), "")
@@ -1259,7 +1247,9 @@ def test_operator_and_command_line_give_equal_maps(blender, host, tmp_path):
     assert set(first) == set(second) == {*maps.DEFAULT_MAPS, "panorama"}
     for name in first:
         # Not the bytes: OpenEXR files hold the time at which they were written.
-        np.testing.assert_array_equal(pixels(blender, first[name]), pixels(blender, second[name]))
+        np.testing.assert_array_equal(
+            pictures.read(blender, first[name]), pictures.read(blender, second[name])
+        )
     reports = [maps.read_report(tmp_path / folder) for folder in ("operator", "command")]
     assert reports[0]["settings"] == reports[1]["settings"]
     assert all(report["adapters"] for report in reports)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -93,7 +94,7 @@ def test_the_place_panels_offer_what_can_be_done(blender, draw, host, tmp_path):
 def test_the_panels_of_a_damaged_place_say_so(blender, draw, host, tmp_path):
     box_room.save(tmp_path / "room", box_room.room(64))
     blender.ops.omnix.load_maps(directory=str(tmp_path / "room"))
-    panels, place = host("place_panels"), host("build").place
+    panels, place = host("place_panels"), host("build.place")
     (collection,) = place.places()
     stand_in = place.start_adjusting(collection)
     stand_in.modifiers.clear()
@@ -113,6 +114,28 @@ def test_maps_whose_report_says_little_are_shown(blender, draw, host, tmp_path):
     blender.ops.omnix.load_maps(directory=str(tmp_path / "room"))
     texts = draw(host("panels").OMNIX_PT_sidebar_maps).texts
     assert "other engine" in texts and "Albedo" in texts
+
+
+def test_a_report_is_parsed_once_for_all_that_is_drawn(blender, draw, host, tmp_path, monkeypatch):
+    box_room.save(tmp_path / "room", box_room.room(64))
+    blender.ops.omnix.load_maps(directory=str(tmp_path / "room"))
+    panel = host("panels").OMNIX_PT_sidebar_maps
+    texts = draw(panel).texts
+    monkeypatch.setattr(host("report").maps, "read_report", None)
+    assert draw(panel).texts == texts
+
+
+def test_maps_that_uninstalling_would_take_are_told(blender, draw, host, tmp_path):
+    folder, _ = host("destination").default_folder("room")
+    box_room.save(folder, box_room.room(64))
+    blender.ops.omnix.load_maps(directory=str(folder))
+    panel = host("panels").OMNIX_PT_sidebar_maps
+    assert "uninstalled" not in " ".join(draw(panel).texts)
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
+    assert "uninstalled" in " ".join(draw(panel).texts)
+    blender.ops.omnix.move_maps()
+    assert "uninstalled" not in " ".join(draw(panel).texts)
+    shutil.rmtree(folder)
 
 
 def test_the_follow_button_says_whether_the_place_follows(blender, draw, host, tmp_path):

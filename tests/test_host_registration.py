@@ -98,6 +98,9 @@ import sys, bpy
 before = set(sys.modules)
 bpy.ops.preferences.addon_enable(module={EXTENSION!r})
 assert hasattr(bpy.types.Scene, "omnix")
+# What panels ask.
+assert not bpy.ops.omnix.open_folder.poll()
+assert not [module for module in sys.modules if module.endswith("host.build")]
 for name in sorted({{module.split(".")[0] for module in set(sys.modules) - before}}):
     if name not in sys.stdlib_module_names:
         print("imported", name)
@@ -204,8 +207,13 @@ def test_a_depth_map_is_readable_in_its_thumbnail(blender, host, tmp_path):
     image.save()
     images = set(blender.data.images.keys())
     thumbnails.icon("depth", tmp_path / "depth.exr")
+    # Those drawn first are gone or damaged by now.
+    for name in ("gone.exr", "damaged.exr"):
+        (tmp_path / name).write_bytes(b"no image")
+        thumbnails.icon("depth", tmp_path / name)
+    (tmp_path / "gone.exr").unlink()
     thumbnails.draw_waiting()
-    (preview,) = thumbnails._previews.values()
+    preview = next(iter(thumbnails._previews.values()))
     assert tuple(preview.image_size) == (256, 128)
     shown = np.empty((128, 256, 4), np.float32)
     preview.image_pixels_float.foreach_get(shown.ravel())

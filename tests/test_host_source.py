@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import pictures
+
 pytestmark = pytest.mark.blender
 
 TURN = (0.3, -0.5, 1.1)
@@ -16,6 +18,11 @@ TURN = (0.3, -0.5, 1.1)
 @pytest.fixture
 def source(host):
     return host("source")
+
+
+@pytest.fixture
+def showing(host):
+    return host("world_nodes").showing
 
 
 @pytest.fixture
@@ -206,25 +213,25 @@ def test_a_texture_that_the_world_does_not_show_is_not_taken(blender, source, re
 
 
 @pytest.mark.parametrize("kind", ["ShaderNodeGamma", "ShaderNodeHueSaturation"])
-def test_a_muted_node_passes_the_picture_on(blender, source, kind):
+def test_a_muted_node_passes_the_picture_on(blender, source, showing, kind):
     world, nodes = make_world(blender, generated(blender, "Hall"))
     link = world.node_tree.links.new
     muted = world.node_tree.nodes.new(kind)
     link(nodes["texture"].outputs["Color"], muted.inputs["Color"])
     link(muted.outputs["Color"], nodes["background"].inputs["Color"])
-    assert source.showing(world).notes
+    assert showing(world).notes
     muted.mute = True
     assert source.from_world(world).name == "Hall"
-    assert source.showing(world).notes == ()
+    assert showing(world).notes == ()
 
 
-def test_what_a_muted_link_would_bring_is_not_there(blender, source, refusal):
+def test_what_a_muted_link_would_bring_is_not_there(blender, source, showing, refusal):
     world, nodes = make_world(blender, generated(blender))
     nodes["mapping"].inputs["Rotation"].default_value = TURN
     (turning,) = nodes["texture"].inputs["Vector"].links
     turning.is_muted = True
-    assert source.showing(world).rotation == (0.0, 0.0, 0.0)
-    assert source.showing(world).turned_by is None
+    assert showing(world).rotation == (0.0, 0.0, 0.0)
+    assert showing(world).turned_by is None
     (colour,) = nodes["background"].inputs["Color"].links
     colour.is_muted = True
     with pytest.raises(refusal, match="has no environment image"):
@@ -250,20 +257,20 @@ def test_a_mirror_ball_is_refused(blender, source, refusal):
         source.from_world(world)
 
 
-def test_strength_and_name_come_along(blender, source):
+def test_strength_and_name_come_along(blender, source, showing):
     world, nodes = make_world(blender, generated(blender, "Hall.exr"))
     nodes["background"].inputs["Strength"].default_value = 2.5
     found = source.from_world(world)
     image = nodes["texture"].image
     assert (found.name, found.image, found.world) == ("Hall", image.session_uid, world.session_uid)
     assert found.notes == ()
-    shown = source.showing(world)
+    shown = showing(world)
     assert shown.strength == 2.5
     assert shown.strengthened_by.owner == world
     assert world.path_resolve(shown.strengthened_by.path) == 2.5
 
 
-def test_the_texture_is_found_through_mixes_reroutes_and_groups(blender, source):
+def test_the_texture_is_found_through_mixes_reroutes_and_groups(blender, source, showing):
     world, nodes = make_world(blender, generated(blender, "Inside"))
     tree = world.node_tree
     group = blender.data.node_groups.new("Sky", "ShaderNodeTree")
@@ -281,12 +288,13 @@ def test_the_texture_is_found_through_mixes_reroutes_and_groups(blender, source)
     tree.links.new(mix.outputs[0], nodes["output"].inputs["Surface"])
     nodes["background"].inputs["Strength"].default_value = 3.0
     assert source.from_world(world).name == "Grouped"
-    assert source.showing(world).strength == 3.0
+    assert showing(world).strength == 3.0
 
 
+@pytest.mark.parametrize("mirror", [(1.0, 1.0, 1.0), (-1.0, 1.0, 1.0)])
 @pytest.mark.parametrize("kind", ["POINT", "TEXTURE", "VECTOR", "NORMAL"])
-def test_the_rotation_is_the_one_that_is_seen(blender, source, tmp_path, kind):
-    """A panoramic render of the world shows, in every direction d, the panorama at R d."""
+def test_the_rotation_is_the_one_that_is_seen(blender, showing, kind, mirror):
+    """A panoramic render of the world shows, in every direction d, the panorama at R M d."""
     from mathutils import Euler
 
     from blender_omnix.panorama import frames
@@ -294,20 +302,22 @@ def test_the_rotation_is_the_one_that_is_seen(blender, source, tmp_path, kind):
     world, nodes = make_world(blender, direction_image(blender))
     nodes["mapping"].vector_type = kind
     nodes["mapping"].inputs["Rotation"].default_value = TURN
+    nodes["mapping"].inputs["Scale"].default_value = mirror
     nodes["texture"].interpolation = "Closest"
-    found = source.showing(world)
+    found = showing(world)
     assert not found.notes
     assert found.turned_by.inverse == (kind == "TEXTURE")
 
-    seen = 2.0 * render_panorama(blender, tmp_path / "seen.exr", 32) - 1.0
+    seen = 2.0 * render_panorama(blender, 32) - 1.0
     turn = np.array(Euler(found.rotation, "XYZ").to_matrix())
-    expected = frames.directions(32, 64) @ turn.T
+    assert found.mirror == mirror
+    expected = frames.directions(32, 64) * mirror @ turn.T
     # Two pixels of the panorama.
     assert np.abs(seen - expected).max() < 2 * np.pi / 64
     assert np.abs(seen - frames.directions(32, 64)).mean() > 0.3
 
 
-def render_panorama(bpy, path, height):
+def render_panorama(bpy, height):
     """What is seen around the origin, (H, 2 H, 3) linear, image centre = +X."""
     scene = bpy.context.scene
     camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
@@ -317,25 +327,13 @@ def render_panorama(bpy, path, height):
     panorama.panorama_type = "EQUIRECTANGULAR"
     scene.collection.objects.link(camera)
     scene.camera = camera
-    scene.render.engine = "CYCLES"
-    scene.cycles.samples = 1
-    scene.cycles.use_denoising = False
+    scene.cycles.samples = 64
     scene.world.cycles.sampling_method = "NONE"
-    scene.render.filter_size = 0.01
-    scene.cycles.filter_width = 0.01
-    scene.render.resolution_x, scene.render.resolution_y = 2 * height, height
-    scene.render.resolution_percentage = 100
-    scene.render.filepath = str(path)
-    scene.render.image_settings.file_format = "OPEN_EXR"
     scene.render.threads_mode, scene.render.threads = "FIXED", 1
-    bpy.ops.render.render(write_still=True)
-    image = bpy.data.images.load(str(path))
-    pixels = np.empty((height, 2 * height, 4), np.float32)
-    image.pixels.foreach_get(pixels.ravel())
-    return pixels[::-1, :, :3]
+    return pictures.render(bpy, 2 * height, height)[..., :3]
 
 
-def test_mappings_in_a_row_are_followed(blender, source):
+def test_mappings_in_a_row_are_followed(blender, showing):
     from mathutils import Euler
 
     world, nodes = make_world(blender, generated(blender))
@@ -344,7 +342,7 @@ def test_mappings_in_a_row_are_followed(blender, source):
     world.node_tree.links.new(second.outputs[0], nodes["texture"].inputs["Vector"])
     nodes["mapping"].inputs["Rotation"].default_value = (0.4, 0.0, 0.0)
     second.inputs["Rotation"].default_value = (0.0, 0.0, 1.0)
-    found = source.showing(world)
+    found = showing(world)
     turn = Euler(found.rotation).to_matrix()
     both = Euler((0.0, 0.0, 1.0)).to_matrix() @ Euler((0.4, 0.0, 0.0)).to_matrix()
     np.testing.assert_allclose(turn, both, atol=1e-6)
@@ -352,21 +350,20 @@ def test_mappings_in_a_row_are_followed(blender, source):
     (note,) = found.notes
     assert "Mapping and Mapping.001" in note or "Mapping.001 and Mapping" in note
     nodes["mapping"].mute = True
-    found = source.showing(world)
+    found = showing(world)
     assert second.name in found.turned_by.path
     assert not found.notes
 
 
-def test_what_cannot_be_followed_is_said(blender, source):
+def test_what_cannot_be_followed_is_said(blender, source, showing):
     world, nodes = make_world(blender, generated(blender))
-    for scale in ((-1.0, -1.0, -1.0), (-1.0, 1.0, 1.0)):
-        nodes["mapping"].inputs["Scale"].default_value = scale
-        (note,) = source.from_world(world).notes
-        assert "Mapping" in note
+    nodes["mapping"].inputs["Scale"].default_value = (-2.0, 1.0, 1.0)
+    (note,) = source.from_world(world).notes
+    assert "Mapping" in note
     value = world.node_tree.nodes.new("ShaderNodeValue")
     world.node_tree.links.new(value.outputs[0], nodes["background"].inputs["Strength"])
     world.node_tree.links.new(value.outputs[0], nodes["mapping"].inputs["Rotation"])
-    found = source.showing(world)
+    found = showing(world)
     assert len(found.notes) == 3
     assert found.turned_by is None
     assert found.strengthened_by is None
@@ -375,7 +372,7 @@ def test_what_cannot_be_followed_is_said(blender, source):
     assert any("Vector Math" in note for note in source.from_world(world).notes)
 
 
-def test_a_world_turned_by_an_object_turns_the_place(blender, source, tmp_path):
+def test_a_world_turned_by_an_object_turns_the_place(blender, showing):
     """The usual empty in the Texture Coordinate node, as a render shows it."""
     from mathutils import Euler
 
@@ -390,24 +387,24 @@ def test_a_world_turned_by_an_object_turns_the_place(blender, source, tmp_path):
     coordinates.object = empty
     links.new(coordinates.outputs["Object"], nodes["mapping"].inputs["Vector"])
     nodes["mapping"].inputs["Rotation"].default_value = (0.0, 0.0, 0.3)
-    found = source.showing(world)
+    found = showing(world)
     assert found.turned_by is None
     (note,) = found.notes
     assert "Sun Dial turns the world's panorama" in note
     nodes["texture"].interpolation = "Closest"
-    seen = 2.0 * render_panorama(blender, tmp_path / "seen.exr", 32) - 1.0
+    seen = 2.0 * render_panorama(blender, 32) - 1.0
     turn = np.array(Euler(found.rotation, "XYZ").to_matrix())
     assert np.abs(seen - frames.directions(32, 64) @ turn.T).max() < 2 * np.pi / 64
     empty.location.x = 1.0
     blender.context.view_layer.update()
-    assert any("also shifts or scales" in note for note in source.showing(world).notes)
+    assert any("also shifts or scales" in note for note in showing(world).notes)
     links.new(coordinates.outputs["Normal"], nodes["mapping"].inputs["Vector"])
-    assert any("by Normal coordinates" in note for note in source.showing(world).notes)
+    assert any("by Normal coordinates" in note for note in showing(world).notes)
 
 
-def test_nodes_that_change_the_colours_of_a_world_are_told(blender, source):
+def test_nodes_that_change_the_colours_of_a_world_are_told(blender, source, showing):
     world, nodes = make_world(blender, generated(blender))
-    assert source.showing(world).notes == ()
+    assert showing(world).notes == ()
     colours = world.node_tree.nodes.new("ShaderNodeHueSaturation")
     links = world.node_tree.links
     links.new(nodes["texture"].outputs["Color"], colours.inputs["Color"])
@@ -420,7 +417,7 @@ def test_nodes_that_change_the_colours_of_a_world_are_told(blender, source):
     links.new(colours.outputs["Color"], emission.inputs["Color"])
     links.new(emission.outputs[0], mix.inputs[1])
     links.new(mix.outputs[0], nodes["output"].inputs["Surface"])
-    told = " ".join(source.showing(world).notes)
+    told = " ".join(showing(world).notes)
     assert all(node.name in told for node in (mix, emission, colours))
 
 
@@ -438,7 +435,7 @@ def test_scratch_files_that_cannot_be_written_are_told(
     with pytest.raises(refusal, match=r"temporary files, .*No space left.*free some space"):
         source.from_image(image)
     painted = generated(blender, "Painted")
-    monkeypatch.setattr(host("build").images, "write", full)
+    monkeypatch.setattr(host("build.images"), "write", full)
     with pytest.raises(refusal, match=r"temporary files, .*No space left"):
         source.from_image(painted)
     monkeypatch.setattr(host("paths").tempfile, "TemporaryDirectory", full)

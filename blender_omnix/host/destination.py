@@ -21,15 +21,23 @@ def beside_blend() -> Path:
     return Path(paths.absolute("//")) / "omnix"
 
 
+def is_in_extension(folder: Path) -> bool:
+    """Whether maps lie in the extension's own folder, which goes when that is uninstalled."""
+    return folder.resolve().is_relative_to(_in_extension().resolve())
+
+
+def _in_extension() -> Path:
+    return Path(bpy.utils.extension_path_user(preferences.ADDON, path="maps"))
+
+
 def default_folder(name: str) -> tuple[Path, list[str]]:
     """Where the maps of a panorama go unless told otherwise, and a note for an unsaved file."""
     folder = bpy.path.clean_name(name) or "panorama"
     if bpy.data.filepath:
         return beside_blend() / folder, []
-    root = bpy.utils.extension_path_user(preferences.ADDON, path="maps", create=True)
-    return Path(root) / folder, [
-        "The file is not saved, so its maps are in the extension's own folder; "
-        "save it and use Move Maps Next to .blend."
+    return _in_extension() / folder, [
+        "The file is not saved, so its maps are in the extension's own folder, which goes when the "
+        "extension is uninstalled; save the file and use Move Maps Next to .blend."
     ]
 
 
@@ -144,7 +152,7 @@ def refuse_to_lose_maps(folder: Path, name: str, wanted: set[str], *, build: boo
                 "with Replace Map first."
             )
     for collection in standing:
-        used = set(place.maps_of(collection)) - set(place.own_maps(collection))
+        used = set(place.images_of(collection)) - set(place.own_maps(collection))
         missing = [key for key in maps.REQUESTABLE if key in used and key not in wanted]
         # A place that is built anew does without what was not asked for.
         if missing and collection != renewed:

@@ -12,7 +12,17 @@ import bpy
 
 from .. import maps
 from ..errors import OmnixError
-from . import destination, job, moving, paths, preferences, properties, renewal, source
+from . import (
+    destination,
+    job,
+    moving,
+    paths,
+    preferences,
+    properties,
+    renewal,
+    source,
+    world_nodes,
+)
 from .report import current_folder
 
 
@@ -345,12 +355,12 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
 
     def _build(self, context: bpy.types.Context, folder: Path) -> None:
         # Imports numpy, for which enabling the add-on should not wait.
-        from .build import build_place, place
+        from .build import place
 
         name = self.name or destination.name_for(folder)
         new = place.find(name, folder) is None
         notes = destination.kept_and_lost(name, folder)
-        collection = build_place(
+        collection = place.build_place(
             context,
             folder,
             name=name,
@@ -360,7 +370,7 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
         world = _meant(bpy.data.worlds, self.world_uid, self.world)
         # A place that stands follows as it did, or stands as the user has turned it.
         if world is not None and new:
-            place.follow_world(collection, source.showing(world))
+            place.follow_world(collection, world_nodes.showing(world))
         for note in notes:
             self.report({"WARNING"}, note)
 

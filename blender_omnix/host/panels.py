@@ -10,7 +10,7 @@ import bpy
 
 from .. import maps
 from ..errors import OmnixError
-from . import job, operators, report, thumbnails
+from . import destination, job, operators, report, thumbnails
 
 
 class _Sidebar:
@@ -105,6 +105,14 @@ class _Result:
         layout.label(text=report.adapters_summary(contents))
         for warning in contents.get("warnings", []):
             sentence(layout, context, warning, "ERROR")
+        if bpy.data.filepath and destination.is_in_extension(folder):
+            sentence(
+                layout,
+                context,
+                "These maps are in the extension's own folder, which goes when the extension is "
+                "uninstalled; move them.",
+                "ERROR",
+            )
         if operators.OMNIX_OT_move_maps.poll(context):
             layout.operator(operators.OMNIX_OT_move_maps.bl_idname, icon="FILE_TICK")
         layout.operator(report.OMNIX_OT_show_report.bl_idname, icon="TEXT")

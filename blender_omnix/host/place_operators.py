@@ -14,7 +14,8 @@ import bpy
 
 from .. import maps
 from ..errors import OmnixError
-from . import job, operators, paths, renewal, source
+from . import job, operators, paths, renewal, world_nodes
+from .geometry_settings import NUMBERS
 from .identity import active, is_built, is_place
 
 MODES = (
@@ -30,7 +31,7 @@ _MAP_ITEMS = tuple(
     (name, spec.label, "", index) for index, (name, spec) in enumerate(maps.MAPS.items())
 )
 _REQUESTABLE_ITEMS = tuple(item for item in _MAP_ITEMS if item[0] in maps.REQUESTABLE)
-_CUT = ("detail", "jump", "fill", "smooth", "enclosed")
+_CUT = (*NUMBERS, "enclosed")
 
 
 def _linked(collections: Iterable[bpy.types.Collection]) -> bpy.types.Collection | None:
@@ -46,7 +47,8 @@ def _advice(linked: bpy.types.Collection) -> str:
 
 
 class _PlaceOperator:
-    """Runs `change(context, collection)` on a place; what goes wrong is told in one sentence."""
+    """Runs `change(place, context, collection)` on a place, with the module `build.place`, which is
+    slow to import; what goes wrong is told in one sentence."""
 
     bl_options = {"REGISTER", "UNDO"}
     takes_damage = False  # whether it acts on a place of which the user has deleted parts
@@ -87,8 +89,10 @@ class _PlaceOperator:
         return None
 
     def execute(self, context: bpy.types.Context) -> set[str]:
+        from .build import place
+
         try:
-            self.change(context, self.chosen(context))
+            self.change(place, context, self.chosen(context))
         except OmnixError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -103,9 +107,7 @@ class OMNIX_OT_set_mode(_PlaceOperator, bpy.types.Operator):
 
     mode: bpy.props.EnumProperty(name="Mode", description="What lights the place", items=MODES)
 
-    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
-        from .build import place
-
+    def change(self, place, _context, collection) -> None:
         place.set_mode(collection, self.mode)
 
 
@@ -115,9 +117,7 @@ class OMNIX_OT_adjust_geometry(_PlaceOperator, bpy.types.Operator):
     bl_idname = "omnix.adjust_geometry"
     bl_label = "Adjust Geometry"
 
-    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
-        from .build import place
-
+    def change(self, place, _context, collection) -> None:
         place.start_adjusting(collection)
 
 
@@ -127,9 +127,7 @@ class OMNIX_OT_apply_geometry(_PlaceOperator, bpy.types.Operator):
     bl_idname = "omnix.apply_geometry"
     bl_label = "Apply Geometry"
 
-    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
-        from .build import place
-
+    def change(self, place, _context, collection) -> None:
         place.finish_adjusting(collection, apply=True)
 
 
@@ -139,10 +137,14 @@ class OMNIX_OT_keep_geometry(_PlaceOperator, bpy.types.Operator):
     bl_idname = "omnix.keep_geometry"
     bl_label = "Keep Geometry"
 
-    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
-        from .build import place
-
+    def change(self, place, _context, collection) -> None:
         place.finish_adjusting(collection, apply=False)
+
+
+def _number(name: str) -> object:
+    default, least, most, description = NUMBERS[name]
+    kind = bpy.props.IntProperty if isinstance(default, int) else bpy.props.FloatProperty
+    return kind(name=name.title(), description=description, default=default, min=least, max=most)
 
 
 class OMNIX_OT_rebuild_place(_PlaceOperator, bpy.types.Operator):
@@ -151,30 +153,10 @@ class OMNIX_OT_rebuild_place(_PlaceOperator, bpy.types.Operator):
     bl_idname = "omnix.rebuild_place"
     bl_label = "Rebuild Geometry"
 
-    detail: bpy.props.IntProperty(
-        name="Detail", description="Quads around the horizon", default=1024, min=64, max=8192
-    )
-    jump: bpy.props.FloatProperty(
-        name="Jump",
-        description="Least relative step in depth at which the surface is cut",
-        default=0.08,
-        min=0.005,
-        max=1.0,
-    )
-    fill: bpy.props.FloatProperty(
-        name="Fill",
-        description="How far the background grows behind an edge, in widths of the panorama",
-        default=1 / 16,
-        min=0.0,
-        max=0.25,
-    )
-    smooth: bpy.props.IntProperty(
-        name="Smooth",
-        description="Rounds of smoothing depth along normals",
-        default=6,
-        min=0,
-        max=24,
-    )
+    detail: _number("detail")
+    jump: _number("jump")
+    fill: _number("fill")
+    smooth: _number("smooth")
     enclosed: bpy.props.EnumProperty(
         name="Enclosure", description="Whether the place is closed to outside light", items=ENCLOSED
     )
@@ -189,9 +171,7 @@ class OMNIX_OT_rebuild_place(_PlaceOperator, bpy.types.Operator):
                 setattr(self, key, getattr(settings, key))
         return context.window_manager.invoke_props_dialog(self)
 
-    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
-        from .build import place
-
+    def change(self, place, _context, collection) -> None:
         changes = {key: getattr(self, key) for key in _CUT if self.properties.is_property_set(key)}
         place.rebuild(collection, **changes)
 
@@ -214,9 +194,7 @@ class OMNIX_OT_use_place(_PlaceOperator, bpy.types.Operator):
         options={"SKIP_SAVE"},
     )
 
-    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
-        from .build import place
-
+    def change(self, place, _context, collection) -> None:
         if self.properties.is_property_set("shadow_catcher"):
             place.set_shadow_catcher(collection, self.shadow_catcher)
         if self.properties.is_property_set("collision"):
@@ -253,9 +231,7 @@ class OMNIX_OT_set_scale(_PlaceOperator, bpy.types.Operator):
             self.measured = self.distance = (context.scene.cursor.location - here).length
         return context.window_manager.invoke_props_dialog(self)
 
-    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
-        from .build import place
-
+    def change(self, place, _context, collection) -> None:
         place.scale(collection, self.distance / self.measured)
 
 
@@ -269,13 +245,11 @@ class OMNIX_OT_follow_world(_PlaceOperator, bpy.types.Operator):
         name="Follow", description="Whether the place follows the scene's world", default=True
     )
 
-    def change(self, context: bpy.types.Context, collection: bpy.types.Collection) -> None:
-        from .build import place
-
+    def change(self, place, context, collection) -> None:
         if not self.follow:
             place.stop_following(collection)
             return
-        showing = source.showing(context.scene.world)
+        showing = world_nodes.showing(context.scene.world)
         place.follow_world(collection, showing)
         for note in showing.notes:
             self.report({"WARNING"}, note)
@@ -287,12 +261,10 @@ class OMNIX_OT_use_as_world(_PlaceOperator, bpy.types.Operator):
     bl_idname = "omnix.use_as_world"
     bl_label = "Use as World"
 
-    def change(self, context: bpy.types.Context, collection: bpy.types.Collection) -> None:
-        from .build import place
-
+    def change(self, place, context, collection) -> None:
         place.use_as_world(context, collection)
         if place.part(collection, "root").parent is None:
-            place.follow_world(collection, source.showing(context.scene.world))
+            place.follow_world(collection, world_nodes.showing(context.scene.world))
         else:
             # It is turned by that object.
             place.stop_following(collection)
@@ -310,10 +282,8 @@ class OMNIX_OT_show_map(_PlaceOperator, bpy.types.Operator):
         items=(("NONE", "Place", "The place itself", 99), *_MAP_ITEMS),
     )
 
-    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
-        from .build import place
-
-        if self.map != "NONE" and self.map not in place.maps_of(collection):
+    def change(self, place, _context, collection) -> None:
+        if self.map != "NONE" and self.map not in place.images_of(collection):
             raise OmnixError(
                 f"The place has no {self.map} map; extract it, or choose one that it has."
             )
@@ -335,9 +305,7 @@ class OMNIX_OT_replace_map(_PlaceOperator, bpy.types.Operator):
         context.window_manager.fileselect_add(self)
         return {"RUNNING_MODAL"}
 
-    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
-        from .build import place
-
+    def change(self, place, _context, collection) -> None:
         place.replace_map(collection, self.map, paths.chosen(self.filepath))
 
     def folder(self) -> Path:
@@ -396,9 +364,7 @@ class OMNIX_OT_save_maps(_PlaceOperator, bpy.types.Operator):
         context.window_manager.fileselect_add(self)
         return {"RUNNING_MODAL"}
 
-    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
-        from .build import place
-
+    def change(self, place, _context, collection) -> None:
         for note in place.save_maps(collection, paths.chosen(self.directory)):
             self.report({"WARNING"}, note)
 
@@ -413,9 +379,7 @@ class OMNIX_OT_add_camera(_PlaceOperator, bpy.types.Operator):
         name="Panoramic", description="Render the whole panorama, in Cycles", default=False
     )
 
-    def change(self, context: bpy.types.Context, collection: bpy.types.Collection) -> None:
-        from .build import place
-
+    def change(self, place, context, collection) -> None:
         place.add_camera(context, collection, panoramic=self.panoramic)
 
 
@@ -425,9 +389,7 @@ class OMNIX_OT_mark_asset(_PlaceOperator, bpy.types.Operator):
     bl_idname = "omnix.mark_asset"
     bl_label = "Mark Place as Asset"
 
-    def change(self, _context: bpy.types.Context, collection: bpy.types.Collection) -> None:
-        from .build import place
-
+    def change(self, place, _context, collection) -> None:
         place.mark_asset(collection)
 
 
@@ -438,9 +400,7 @@ class OMNIX_OT_remove_place(_PlaceOperator, bpy.types.Operator):
     bl_label = "Remove Place"
     takes_damage = True
 
-    def change(self, context: bpy.types.Context, collection: bpy.types.Collection) -> None:
-        from .build import place
-
+    def change(self, place, context, collection) -> None:
         place.remove(context, collection)
 
 

@@ -63,23 +63,23 @@ class OMNIX_PT_place_geometry(_PlacePanel, bpy.types.Panel):
     bl_options = {"DEFAULT_CLOSED"}
 
     def draw(self, context: bpy.types.Context) -> None:
-        from .build import place, preview
+        from .build import place, stand_in
 
         layout = self.layout
         layout.use_property_split = True
         layout.use_property_decorate = False
         collection = active(context)
-        stand_in = place.part(collection, "preview")
-        if stand_in is None:
+        item = place.part(collection, "preview")
+        if item is None:
             row = layout.row(align=True)
             row.operator("omnix.adjust_geometry", icon="MOD_REMESH")
             row.operator("omnix.rebuild_place", text="", icon="FILE_REFRESH")
         else:
-            modifier = preview.modifier_of(stand_in)
+            modifier = stand_in.modifier_of(item)
             if modifier is None:
                 layout.label(text="The stand-in has lost its modifier", icon="ERROR")
             else:
-                for label, identifier in preview.inputs(modifier).items():
+                for label, identifier in stand_in.inputs(modifier).items():
                     layout.prop(modifier, f'["{identifier}"]', text=label)
             row = layout.row(align=True)
             row.operator("omnix.apply_geometry", icon="CHECKMARK")
@@ -105,7 +105,7 @@ class OMNIX_PT_place_maps(_PlacePanel, bpy.types.Panel):
         collection = active(context)
         column = layout.column(align=True)
         shown = place.shown_map(collection)
-        there = place.maps_of(collection)
+        there = place.images_of(collection)
         for name in maps.MAPS:
             row = column.row(align=True)
             label = maps.MAPS[name].label

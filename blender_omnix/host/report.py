@@ -21,15 +21,23 @@ _WIDTH = 700  # of the popup, in pixels at a UI scale of 1
 def current_folder(context: bpy.types.Context) -> Path | None:
     """The map set extracted or loaded last in this scene; where it is not there, since the file was
     saved elsewhere for one, that of the place at hand."""
-    from .build import place
-
     if not context.scene.omnix.folder:
         return None
     folder = Path(paths.absolute(context.scene.omnix.folder))
     at_hand = active(context)
-    if maps.is_map_set(folder) or at_hand is None:
+    if at_hand is None or _is_map_set(folder):
         return folder
+    from .build import place  # imports numpy, for which no panel should wait in vain
+
     return place.folder_of(at_hand).resolve()
+
+
+def _is_map_set(folder: Path) -> bool:
+    try:
+        read(folder)
+    except OmnixError:
+        return False
+    return True
 
 
 def read(folder: Path) -> dict[str, Any]:

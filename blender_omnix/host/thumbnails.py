@@ -9,6 +9,7 @@ import bpy
 import bpy.utils.previews
 
 from .. import maps
+from ..errors import OmnixError
 
 _WIDTH = 256
 
@@ -50,22 +51,20 @@ def _draw_depth(preview: bpy.types.ImagePreview, file: Path) -> None:
     """Show a depth map as inverse depth: what is near is white, what is far dark, the sky black."""
     import numpy as np  # slow to import, and enabling the add-on should not wait for it
 
-    image = bpy.data.images.load(str(file), check_existing=False)
+    from .build import images
+
     try:
-        image.colorspace_settings.name = maps.MAPS["depth"].colorspace
-        width, height = image.size
-        if width == 0:
-            return  # damaged; whatever uses the map says so
-        pixels = np.empty((height, width, image.channels), np.float32)
-        image.pixels.foreach_get(pixels.ravel())
-    finally:
-        bpy.data.images.remove(image)
+        image = images.load(file, "OmniX Icon", maps.MAPS["depth"].colorspace)
+    except OmnixError:
+        return  # gone or damaged; whatever uses the map says so
+    depth = images.read(image, 1)[::-1]
+    bpy.data.images.remove(image)
     # Not scaled: that would mix metres with the 0 that stands for sky.
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(int)
-        for new, old in ((_WIDTH // 2, height), (_WIDTH, width))
+        for new, old in zip((_WIDTH // 2, _WIDTH), depth.shape, strict=True)
     )
-    depth = pixels[np.ix_(rows, columns)][..., 0]
+    depth = depth[np.ix_(rows, columns)]
     surface = depth > 0
     rgba = np.zeros((*depth.shape, 4), np.float32)
     if surface.any():

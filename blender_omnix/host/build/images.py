@@ -95,7 +95,8 @@ def read(image: bpy.types.Image, channels: int) -> np.ndarray:
 def read_normal(image: bpy.types.Image, shape: tuple[int, int]) -> np.ndarray:
     """A normal map as vectors (H, W, 3) in the capture frame, of unit length up to its precision.
 
-    Brought to `shape` by taking the nearest pixels, for a map that the user has replaced.
+    Brought to `shape` by taking the nearest pixels, for a map that the user has replaced; where it
+    holds no numbers the vector is 0.
     """
     stored = read(image, 3)
     if stored.shape[:2] != shape:
@@ -104,7 +105,9 @@ def read_normal(image: bpy.types.Image, shape: tuple[int, int]) -> np.ndarray:
             for new, old in zip(shape, stored.shape[:2], strict=True)
         )
         stored = stored[np.ix_(rows, columns)]
-    return stored * 2.0 - 1.0
+    vectors = stored * 2.0 - 1.0
+    vectors[~np.isfinite(vectors).all(axis=2)] = 0.0
+    return vectors
 
 
 def colorspace(name: str, path: Path | str) -> str:

@@ -204,11 +204,9 @@ def _normal(graph: Graph, stored, strength):
     The vector goes straight into the shader: a Normal Map node would negate it on back faces.
     """
     decoded = _decoded(graph, stored)
-    turn = graph.add(
-        "ShaderNodeVectorTransform", vector_type="VECTOR", convert_from="OBJECT", convert_to="WORLD"
-    )
-    graph.link(decoded, turn.inputs["Vector"])
-    mapped = graph.vector("NORMALIZE", turn.outputs["Vector"])
+    # By the transposed inverse, as normals go; a node of the type Normal does that in Cycles alone.
+    mapped = graph.join(*(graph.dot(decoded, _world_axis(graph, axis)) for axis in range(3)))
+    mapped = graph.vector("NORMALIZE", mapped)
     facet = graph.add("ShaderNodeNewGeometry").outputs["Normal"]
     # The map tells nothing of the back of a thing.
     back = graph.math("COMPARE", _layer(graph), BACK, 0.5)
@@ -218,6 +216,15 @@ def _normal(graph: Graph, stored, strength):
     for index, socket in ((0, strength), (4, facet), (5, mapped)):
         graph.link(socket, mixed.inputs[index])
     return graph.vector("NORMALIZE", mixed.outputs[1])
+
+
+def _world_axis(graph: Graph, axis: int):
+    """One of the world's axes as a vector of the object's."""
+    turn = graph.add(
+        "ShaderNodeVectorTransform", vector_type="VECTOR", convert_from="WORLD", convert_to="OBJECT"
+    )
+    turn.inputs["Vector"].default_value = [float(axis == number) for number in range(3)]
+    return turn.outputs["Vector"]
 
 
 def controls_group(name: str, surface: bpy.types.NodeTree) -> bpy.types.NodeTree:

@@ -41,6 +41,12 @@ class Graph:
         self.link(vector, node.inputs[0])
         return node.outputs["Value"]
 
+    def dot(self, a, b):
+        node = self.add("ShaderNodeVectorMath", operation="DOT_PRODUCT")
+        self.link(a, node.inputs[0])
+        self.link(b, node.inputs[1])
+        return node.outputs["Value"]
+
     def math(self, operation: str, *operands, clamp: bool = False):
         node = self.add("ShaderNodeMath", operation=operation, use_clamp=clamp)
         for socket, value in zip(node.inputs, operands, strict=False):

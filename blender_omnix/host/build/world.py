@@ -10,11 +10,12 @@ from .nodes import Graph
 
 
 def panorama_world(
-    name: str, image: bpy.types.Image, *, turned: Matrix, strength: float
+    name: str, image: bpy.types.Image, *, turned: Matrix, mirrored: Matrix, strength: float
 ) -> bpy.types.World:
     """A new world with the equirectangular `image`, as an artist would build it.
 
-    `turned` (3 x 3, a rotation) turns the picture; `strength` is that of the Background node.
+    `mirrored` (3 x 3, diagonal, 1 or -1) mirrors the picture, then `turned` (3 x 3, a rotation)
+    turns it; `strength` is that of the Background node.
     """
     world = bpy.data.worlds.new(name)
     if bpy.app.version < (5, 0, 0):
@@ -23,8 +24,10 @@ def panorama_world(
     graph = Graph(world.node_tree)
     mapping = graph.add("ShaderNodeMapping", vector_type="POINT")
     graph.link(graph.add("ShaderNodeTexCoord").outputs["Generated"], mapping.inputs["Vector"])
-    # The nodes turn the direction that is looked up: the other way.
-    mapping.inputs["Rotation"].default_value = turned.inverted().to_euler("XYZ")
+    # The nodes turn the direction that is looked up: the other way, and after mirroring it.
+    lookup = mirrored @ turned.inverted() @ mirrored
+    mapping.inputs["Rotation"].default_value = lookup.to_euler("XYZ")
+    mapping.inputs["Scale"].default_value = [mirrored[axis][axis] for axis in range(3)]
     texture = graph.add("ShaderNodeTexEnvironment", image=image)
     graph.link(mapping.outputs["Vector"], texture.inputs["Vector"])
     background = graph.add("ShaderNodeBackground")

@@ -136,9 +136,10 @@ def rays_at(row: np.ndarray, column: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _tilt(normal: np.ndarray, origin: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Ratio of the disparities that a plane shows along `target` and along `origin`."""
+    """Ratio of the disparities that a plane shows along `target` and along `origin`; 1 for one that
+    is turned away from the viewpoint or edge-on, or has no normal."""
     here, there = dot(normal, origin), dot(normal, target)
-    ratio = there / np.where(here > -1e-3, np.float32(-1e-3), here)
+    ratio = np.where(here > -1e-3, np.float32(1.0), there / np.minimum(here, np.float32(-1e-3)))
     return np.clip(ratio, 1.0 / MAX_TILT, MAX_TILT)
 
 

@@ -18,6 +18,8 @@ _TRIES, _ON_FRAME, _MOST = 128, 0.03, 16
 # A bar between two panes of one window is at most the `_BARS / 2`th part of the panorama's width.
 _BARS = 256
 _HULL_ROWS = 64
+# A wall nearer than this share of the farthest point, or behind the viewpoint, is none.
+_NO_WALL = 1e-3
 # Points multiplied at a time, so that the products stay in the cache.
 _BAND_POINTS = 2**11
 
@@ -83,7 +85,11 @@ def _beyond(reach: np.ndarray) -> np.ndarray:
 
 
 def walls(grid: Grid, outside: np.ndarray) -> Walls:
-    """The convex hull of what is not `outside`, (R, C) bool; ValueError where everything is."""
+    """The convex hull of what is not `outside`, (R, C) bool; ValueError where everything is.
+
+    Where the viewpoint is not within it, as over open ground, what is open is as far as the
+    farthest point.
+    """
     inside = (grid.rays * grid.depth[..., None])[~outside]
     if not len(inside):
         raise ValueError("nothing is inside")
@@ -93,6 +99,8 @@ def walls(grid: Grid, outside: np.ndarray) -> Walls:
     for start in range(0, len(inside), _BAND_POINTS):
         reach = normals @ inside[start : start + _BAND_POINTS].T
         np.maximum(support, reach.max(axis=1), out=support)
+    farthest = grid.depth[~outside].max()
+    support[support < _NO_WALL * farthest] = farthest
     return Walls(normals, support)
 
 
@@ -159,8 +167,9 @@ def _frame_plane(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
     return candidates[best] if on_plane[:, best].mean() >= 0.5 else nowhere
 
 
-def hull(is_open: np.ndarray, walls: Walls) -> Shell:
-    """A coarse shell just outside the place, open where one looks out of it, (R, C) bool.
+def hull(is_open: np.ndarray, walls: Walls) -> Shell | None:
+    """A coarse shell just outside the place, open where one looks out of it, (R, C) bool; None
+    where that is everywhere.
 
     It lies 4 % outside the `walls`, so that no lamp in the place has it in front of what it lights:
     it stops outside light without casting shadows of its own. It is open a cell further than asked,
@@ -181,6 +190,8 @@ def hull(is_open: np.ndarray, walls: Walls) -> Shell:
     row, column = np.nonzero(is_open)
     coarse[row * rows // is_open.shape[0], column * columns // is_open.shape[1]] = True
     cells = np.flatnonzero(~regions.grow(coarse))
+    if not len(cells):
+        return None
     used, corners = np.unique(welded_keys(rows)[cells], return_inverse=True)
     points = points[used // 4]
     part = Part(points, points, corners.reshape(-1, 4), cells, cells)

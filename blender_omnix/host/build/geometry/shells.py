@@ -27,9 +27,15 @@ from .grid import Grid, joins, plane_of
 
 def lamp_cells(emission: np.ndarray, grid: Grid) -> np.ndarray:
     """(R C,) bool: the brightest cells of an emission map (H, W, 3), which together give 99 % of
-    the light that surfaces emit. A cell is as bright as its brightest pixel."""
+    the light that surfaces emit. A cell is as bright as its brightest pixel.
+
+    Infinity counts as the largest number in the map, and what is no number as dark.
+    """
     rows, columns = grid.shape
-    brightest = resample.block_max(emission.max(axis=2), rows, columns)
+    values = np.fmax.reduce(emission, axis=2)
+    largest = values.max(where=np.isfinite(values), initial=0.0)
+    values = np.nan_to_num(values, copy=False, nan=0.0, posinf=largest, neginf=0.0)
+    brightest = resample.block_max(values, rows, columns)
     power = brightest * frames.solid_angles(rows, columns)[:, None] * (grid.depth > 0)
     power = power.ravel()
     order = np.argsort(-power)
@@ -43,7 +49,7 @@ def lamp_cells(emission: np.ndarray, grid: Grid) -> np.ndarray:
 def shells(
     grid: Grid, jump: float, fill: float, *, enclosed: bool
 ) -> tuple[Shell, Shell | None, Shell | None]:
-    """The surfaces of a place; if it is `enclosed` also its hull and, if it has any, its panes.
+    """The surfaces of a place; if it is `enclosed` also, if it has any, its hull and its panes.
 
     The visible surface is cut as `joins` says. `fill`: how far what is hidden reaches behind an
     edge, as a fraction of the panorama's width. Walls and openings both go on behind what stands

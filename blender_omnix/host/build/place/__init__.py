@@ -10,20 +10,16 @@ wherever the panorama shows the sky, and is another only where it is asked for (
 from __future__ import annotations
 
 from ...identity import is_place
+from .adjusting import start_adjusting
 from .building import (
-    ORIGINAL,
-    RELIGHT,
-    Settings,
     build_place,
     check_map,
     finish_adjusting,
     rebuild,
     reload_maps,
     replace_map,
-    set_mode,
-    settings_of,
-    start_adjusting,
 )
+from .cutting import Settings, settings_of
 from .following import follow_world, has_lost_world, is_following, stop_following, use_as_world
 from .record import (
     changed_maps,
@@ -31,9 +27,9 @@ from .record import (
     damage,
     find,
     folder_of,
+    images_of,
     linked_from,
     made_from,
-    maps_of,
     name_of,
     own_maps,
     panel_controls,
@@ -43,6 +39,7 @@ from .record import (
     source_of,
     viewpoint,
 )
+from .shading import ORIGINAL, RELIGHT, set_mode
 from .uses import (
     add_camera,
     has_collision,
@@ -73,12 +70,12 @@ __all__ = [
     "follow_world",
     "has_collision",
     "has_lost_world",
+    "images_of",
     "is_following",
     "is_place",
     "is_shadow_catcher",
     "linked_from",
     "made_from",
-    "maps_of",
     "mark_asset",
     "name_of",
     "own_maps",

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import bpy
-from mathutils import Euler
+from mathutils import Euler, Matrix
 
 from .... import maps
 from ....errors import OmnixError
 from ... import paths
-from ...source import Dial, Showing
+from ...world_nodes import Dial, Showing, signs
 from .. import images, world
 from .record import (
     built_of,
@@ -33,7 +33,7 @@ _FOLLOWED = "omnix_followed"
 
 
 def follow_world(collection: bpy.types.Collection, showing: Showing) -> None:
-    """Turn the place as a world turns that shows its panorama, and give it that strength.
+    """Turn and mirror the place as a world does that shows its panorama, and give it that strength.
 
     Drivers keep it so when the world's nodes change, in animations too, until `stop_following`; a
     world that is deleted leaves the place as it is now. What they cannot follow (see `Showing`) is
@@ -47,16 +47,22 @@ def follow_world(collection: bpy.types.Collection, showing: Showing) -> None:
             "for it to follow the world."
         )
     dial = showing.turned_by
+    mirror = Matrix.Diagonal(showing.mirror)
+    root.scale = [abs(s) * m for s, m in zip(root.scale, showing.mirror, strict=True)]
     # The world's nodes turn the direction that is looked up, so the picture turns the other way;
-    # the inverse of angles about X, Y, Z is their negatives about Z, Y, X.
-    order, sign = ("XYZ", "") if dial is not None and dial.inverse else ("ZYX", "-")
+    # the inverse of angles about X, Y, Z is their negatives about Z, Y, X. They mirror before they
+    # turn, as the place does: in a mirror, turns about the axes that lie in it are reversed.
+    inverse = dial is not None and dial.inverse
+    order = "XYZ" if inverse else "ZYX"
+    turn = mirror @ Euler(showing.rotation, "XYZ").to_matrix() @ mirror
     root.rotation_mode = order
-    root.rotation_euler = Euler(showing.rotation, "XYZ").to_matrix().inverted().to_euler(order)
+    root.rotation_euler = turn.inverted().to_euler(order)
     if dial is not None:
         for axis in range(3):
             now = root.rotation_euler[axis]
             curve = root.driver_add("rotation_euler", axis)
-            _drive(curve, replace(dial, path=f"{dial.path}[{axis}]"), now, sign)
+            same = inverse or mirror.determinant() * showing.mirror[axis] < 0
+            _drive(curve, replace(dial, path=f"{dial.path}[{axis}]"), now, "" if same else "-")
     dials = {"turned_by": dial, "strengthened_by": showing.strengthened_by}
     collection[_FOLLOWED] = {key: by.owner for key, by in dials.items() if by is not None}
     strength.default_value = showing.strength
@@ -93,7 +99,7 @@ def use_as_world(context: bpy.types.Context, collection: bpy.types.Collection) -
     World and picture are the user's, as if made by hand: what becomes of the place changes neither.
     Raises OmnixError, with the scene unchanged, where the panorama is gone.
     """
-    stands = viewpoint(collection)
+    stands, mirror = viewpoint(collection).to_3x3(), _mirror_of(collection)
     image = source_of(collection)
     if image is None or image == built_of(collection).get("map_panorama") or images.is_lost(image):
         path = maps.read_report(folder_of(collection)).get("source", {}).get("path")
@@ -104,9 +110,18 @@ def use_as_world(context: bpy.types.Context, collection: bpy.types.Collection) -
     context.scene.world = world.panorama_world(
         name_of(collection),
         _own_picture(image),
-        turned=stands.to_quaternion().to_matrix(),
+        turned=(stands @ mirror).to_quaternion().to_matrix(),
+        mirrored=mirror,
         strength=control(collection, "Strength").default_value,
     )
+
+
+def _mirror_of(collection: bpy.types.Collection) -> Matrix:
+    """The axes (3 x 3, diagonal, 1 or -1) that a place is mirrored along before it is turned."""
+    mirror = Matrix.Diagonal(signs(root_of(collection).scale))
+    if (viewpoint(collection).to_3x3() @ mirror).determinant() < 0:
+        mirror.negate()  # its parent mirrors it too
+    return mirror
 
 
 def _drive(curve: bpy.types.FCurve, dial: Dial, now: float, sign: str = "") -> None:

@@ -72,9 +72,9 @@ def changed_maps(collection: bpy.types.Collection) -> list[str]:
     folder, own = folder_of(collection), own_maps(collection)
     if not maps.is_map_set(folder):
         return []
-    report = maps.read_report(folder)
+    report, images = maps.read_report(folder), images_of(collection)
     shown = {
-        name: (part(collection, f"map_{name}"), file)
+        name: (images.get(name), file)
         for name, file in maps.map_files(folder).items()
         if name not in own
     }
@@ -95,11 +95,10 @@ def _is_packed_anew(image: bpy.types.Image, file: Path) -> bool:
 def own_maps(collection: bpy.types.Collection) -> dict[str, bpy.types.Image]:
     """The maps of a place that are the user's: a file that was put in place of one of the set, and
     what was painted and not saved. What can no longer be read is none of them."""
-    folder, built = folder_of(collection), built_of(collection)
-    shown = {name: built[f"map_{name}"] for name in maps_of(collection)}
+    folder = folder_of(collection)
     return {
         name: image
-        for name, image in shown.items()
+        for name, image in images_of(collection).items()
         if (
             image.is_dirty
             or not paths.same(
@@ -119,10 +118,10 @@ def part(collection: bpy.types.Collection, key: str) -> bpy.types.ID | None:
     return None if item is None or is_deleted(item) else item
 
 
-def maps_of(collection: bpy.types.Collection) -> list[str]:
-    """Names of the maps a place has."""
+def images_of(collection: bpy.types.Collection) -> dict[str, bpy.types.Image]:
+    """The maps a place has, by name."""
     there = recorded(collection)
-    return [name for name in maps.MAPS if f"map_{name}" in there]
+    return {name: there[f"map_{name}"] for name in maps.MAPS if f"map_{name}" in there}
 
 
 def folder_of(collection: bpy.types.Collection) -> Path:
@@ -134,9 +133,9 @@ def folder_of(collection: bpy.types.Collection) -> Path:
     overridden = collection.override_library
     library = (overridden.reference if overridden else collection).library
     recorded = Path(paths.absolute(collection[STATE]["folder"], library=library))
-    images = [built_of(collection)[f"map_{name}"] for name in maps_of(collection)]
     images_in = (
-        Path(paths.absolute(image.filepath, library=image.library)).parent for image in images
+        Path(paths.absolute(image.filepath, library=image.library)).parent
+        for image in images_of(collection).values()
     )
     # Of as many the recorded one, which is counted first.
     likely = [folder for folder, _ in Counter((recorded, *images_in)).most_common()]

@@ -15,7 +15,7 @@ from ....errors import OmnixError
 from ... import paths
 from ...identity import BUILT, STATE
 from .. import images, material
-from .building import set_cycles
+from ..cycles import set_cycles
 from .record import (
     built_of,
     control,
@@ -23,8 +23,8 @@ from .record import (
     delete_unused,
     folder_of,
     has_controls,
+    images_of,
     keep,
-    maps_of,
     name_of,
     own_maps,
     part,
@@ -34,6 +34,7 @@ from .record import (
     root_of,
     shells_of,
     tidy,
+    viewpoint,
 )
 
 
@@ -111,6 +112,7 @@ def add_camera(
     if camera is None:
         label, root = f"OmniX {name_of(collection)} Camera", root_of(collection)
         data = bpy.data.cameras.new(label)
+        _let_see(data, collection)
         camera = bpy.data.objects.new(label, data)
         camera.parent = root
         collection.objects.link(camera)
@@ -121,6 +123,18 @@ def add_camera(
     set_cycles(camera.data, "panorama_type", "EQUIRECTANGULAR")
     context.scene.camera = camera
     return camera
+
+
+def _let_see(camera: bpy.types.Camera, collection: bpy.types.Collection) -> None:
+    """Widen the clip range of a camera at the viewpoint for all of a place, in the world's units:
+    a tabletop begins before Blender's 0.1 m, what a drone sees does not end at 1 km."""
+    stands = np.array(viewpoint(collection).to_3x3(), np.float32)
+    for item in shells_of(built_of(collection)).values():
+        points = np.empty((len(item.data.vertices), 3), np.float32)
+        item.data.attributes["position"].data.foreach_get("vector", points.ravel())
+        away = np.linalg.norm(points @ stands.T, axis=1)
+        camera.clip_start = min(camera.clip_start, away.min(initial=np.inf) / 2)
+        camera.clip_end = max(camera.clip_end, away.max(initial=0.0) * 2)
 
 
 def mark_asset(collection: bpy.types.Collection) -> None:
@@ -150,7 +164,7 @@ def save_maps(collection: bpy.types.Collection, folder: Path) -> list[str]:
     something else or cannot be written, or when a map or the report is gone.
     """
     source = folder_of(collection)
-    textures = {name: part(collection, f"map_{name}") for name in maps_of(collection)}
+    textures = images_of(collection)
     files = {name: Path(paths.absolute(image.filepath)) for name, image in textures.items()}
     own = maps.map_files(source)
     replaced = {name: str(file) for name, file in files.items() if file != own.get(name)}

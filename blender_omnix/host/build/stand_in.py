@@ -12,29 +12,14 @@ import math
 
 import bpy
 
+from ..geometry_settings import NUMBERS
 from .geometry import FAR
 from .mesh import DIRECTION
 from .nodes import Graph
 
-# Inputs of the modifier: label, kind, least, most, what it says.
-_INPUTS = (
-    ("Detail", "NodeSocketInt", 64, 8192, "Quads around the horizon"),
-    (
-        "Jump",
-        "NodeSocketFloat",
-        0.005,
-        1.0,
-        "Least relative step in depth at which the surface is cut",
-    ),
-    (
-        "Fill",
-        "NodeSocketFloat",
-        0.0,
-        0.25,
-        "How far the background grows behind an edge, as a fraction of the panorama's width; "
-        "seen when applied",
-    ),
-)
+# Inputs of the modifier, called like the settings; what is not live says so.
+INPUTS = {"Detail": "NodeSocketInt", "Jump": "NodeSocketFloat", "Fill": "NodeSocketFloat"}
+_NOT_LIVE = {"Fill": "; seen when applied"}
 
 
 def group(
@@ -44,10 +29,12 @@ def group(
     tree = bpy.data.node_groups.new(name, "GeometryNodeTree")
     tree.is_modifier = True
     tree.interface.new_socket("Geometry", in_out="OUTPUT", socket_type="NodeSocketGeometry")
-    for label, kind, least, most, description in _INPUTS:
+    for label, kind in INPUTS.items():
+        number = NUMBERS[label.lower()]
         socket = tree.interface.new_socket(label, in_out="INPUT", socket_type=kind)
-        socket.min_value, socket.max_value = least, most
-        socket.default_value, socket.description = defaults[label], description
+        socket.min_value, socket.max_value = number.least, number.most
+        socket.default_value = defaults[label]
+        socket.description = number.description + _NOT_LIVE.get(label, "")
     graph = Graph(tree)
     settings = graph.add("NodeGroupInput").outputs
     position = graph.add("GeometryNodeInputPosition").outputs[0]
@@ -100,9 +87,8 @@ def group(
 
 def modifier_of(item: bpy.types.Object) -> bpy.types.NodesModifier | None:
     """The modifier of a stand-in; None where the user has deleted or applied it."""
-    labels = {label for label, *_ in _INPUTS}
     nodes = (each for each in item.modifiers if each.type == "NODES" and each.node_group)
-    return next((each for each in nodes if labels <= inputs(each).keys()), None)
+    return next((each for each in nodes if INPUTS.keys() <= inputs(each).keys()), None)
 
 
 def inputs(modifier: bpy.types.NodesModifier) -> dict[str, str]:
