@@ -66,7 +66,7 @@ def enlarged(source: Path, width: int, folder: Path) -> Path:
     """The panorama at another width, as a half EXR."""
     pixels = images.read_raw(source)[..., :3]
     file = folder / f"interior {width}.exr"
-    images.write(file, resample.shrink(pixels, width // 2, width), "half")
+    images.write(file, resample.resize(pixels, width // 2, width), "half")
     return file
 
 

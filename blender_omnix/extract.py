@@ -325,7 +325,7 @@ def _write_maps(
         full = resample.upsample(prediction[name], encoded, kind=_KINDS[name])
         if name == "albedo":
             # Where the picture shows light it has no surface's detail to give.
-            full += (resample.shrink(prediction[name], height, width) - full) * glow[..., None]
+            full += (resample.resize(prediction[name], height, width) - full) * glow[..., None]
         write(name, _finish(name, full, empty, factor), position)
     write("panorama", encoded, _SAVED)
     return small
@@ -381,7 +381,7 @@ def _reduce(name: str, array: np.ndarray) -> np.ndarray:
     if name == "depth":
         # Averaging metres with the 0 that stands for sky would invent surfaces.
         return resample.nearest(array, _CHECK_HEIGHT, 2 * _CHECK_HEIGHT)
-    reduced = resample.shrink(array, _CHECK_HEIGHT, 2 * _CHECK_HEIGHT)
+    reduced = resample.resize(array, _CHECK_HEIGHT, 2 * _CHECK_HEIGHT)
     if name == "normal":
         reduced /= np.maximum(np.linalg.norm(reduced, axis=-1, keepdims=True), 1e-6)
     return reduced

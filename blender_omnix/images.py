@@ -213,15 +213,15 @@ def _read_band(source: Any, spec: Any, top: int, bottom: int) -> Any:
 
 
 def _shrink(pixels: np.ndarray, height: int, width: int, *, encoded: bool) -> np.ndarray:
-    """`resample.shrink` of radiance over the finite pixels, none below 0; NaN where there are
+    """`resample.resize` of radiance over the finite pixels, none below 0; NaN where there are
     none. Values that are `encoded` are sRGB and stay so."""
     if encoded:
-        return tonemap.srgb_encode(resample.shrink(tonemap.srgb_decode(pixels), height, width))
+        return tonemap.srgb_encode(resample.resize(tonemap.srgb_decode(pixels), height, width))
     sound = np.isfinite(pixels).all(axis=-1, keepdims=True)
     if sound.all():
-        return resample.shrink(np.maximum(pixels, 0.0), height, width)
-    colour = resample.shrink(np.where(sound, np.maximum(pixels, 0.0), 0.0), height, width)
-    share = resample.shrink(sound.astype(np.float32), height, width)
+        return resample.resize(np.maximum(pixels, 0.0), height, width)
+    colour = resample.resize(np.where(sound, np.maximum(pixels, 0.0), 0.0), height, width)
+    share = resample.resize(sound.astype(np.float32), height, width)
     return np.where(share > 1e-6, colour / np.maximum(share, 1e-6), np.nan).astype(np.float32)
 
 

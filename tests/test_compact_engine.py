@@ -183,7 +183,7 @@ def test_each_adapter_changes_its_task(engine):
 @pytest.fixture(scope="module")
 def apart(engine):
     """What each task's head gives with that task's adapter, for the panorama of `prediction`."""
-    picture = resample.shrink(probe(256), engine.height, 2 * engine.height)
+    picture = resample.resize(probe(256), engine.height, 2 * engine.height)
     seen = with_mirror_image(picture.astype(np.float32))
     maps = {}
     with torch.inference_mode():

@@ -39,38 +39,38 @@ def test_pad_bounds():
 
 
 @pytest.mark.parametrize("size", [(16, 32), (17, 23), (48, 96), (47, 95), (1, 1)])
-def test_shrink_conserves_the_mean(size):
+def test_a_smaller_picture_conserves_the_mean(size):
     image = _noise(48, 96)
-    small = resample.shrink(image, *size)
+    small = resample.resize(image, *size)
     assert small.shape == (*size, 3)
     assert small.dtype == np.float32
     assert np.abs(small.mean((0, 1)) - image.mean((0, 1), dtype=float)).max() < 3e-6
 
 
-def test_shrink_by_an_integer_is_the_block_mean():
+def test_a_picture_made_smaller_by_an_integer_is_the_block_mean():
     image = _noise(48, 96)
     blocks = image.reshape(16, 3, 32, 3, 3).mean((1, 3))
-    assert np.abs(resample.shrink(image, 16, 32) - blocks).max() < 1e-6
+    assert np.abs(resample.resize(image, 16, 32) - blocks).max() < 1e-6
 
 
-def test_shrink_by_a_fraction_is_exact():
+def test_a_picture_made_smaller_by_a_fraction_is_exact():
     image = _noise(20, 30)
     height, width = 7, 11
     # Every source pixel cut into 7 x 11 equal parts makes the factor an integer.
     fine = np.repeat(np.repeat(image.astype(float), height, axis=0), width, axis=1)
     expected = fine.reshape(height, 20, width, 30, 3).mean((1, 3))
-    assert np.abs(resample.shrink(image, height, width) - expected).max() < 1e-6
+    assert np.abs(resample.resize(image, height, width) - expected).max() < 1e-6
 
 
-def test_shrink_commutes_with_a_yaw_roll():
+def test_resizing_commutes_with_a_yaw_roll():
     image = _noise(48, 96)
-    rolled = resample.shrink(np.roll(image, 24, axis=1), 16, 32)
-    assert np.array_equal(rolled, np.roll(resample.shrink(image, 16, 32), 8, axis=1))
+    rolled = resample.resize(np.roll(image, 24, axis=1), 16, 32)
+    assert np.array_equal(rolled, np.roll(resample.resize(image, 16, 32), 8, axis=1))
 
 
 def test_enlarging_interpolates_around_the_seam_and_over_the_poles():
     rays = frames.directions(32, 64)
-    large = resample.shrink(rays, 96, 160)
+    large = resample.resize(rays, 96, 160)
     assert np.abs(large - frames.directions(96, 160)).max() < 0.01
 
 

@@ -23,7 +23,7 @@ def skyline() -> tuple[np.ndarray, np.ndarray]:
 
 def coarse(above: np.ndarray, columns: int) -> np.ndarray:
     """The probability of an engine of 64 rows that is off by so many of its pixels."""
-    small = resample.shrink(above.astype(np.float32), 64, 128)
+    small = resample.resize(above.astype(np.float32), 64, 128)
     return np.roll(0.1 + 0.8 * small, columns, axis=1)
 
 
@@ -68,10 +68,10 @@ def test_a_blown_out_sky_is_filled_up_to_what_stands_before_it():
     rng = np.random.default_rng(0)
     bark = rng.uniform(0.1, 0.3, (HEIGHT, 2 * HEIGHT, 3))
     picture = np.where((opening & ~trunk)[..., None], 0.98, bark).astype(np.float32)
-    small = resample.shrink(opening.astype(np.float32), 64, 128)
+    small = resample.resize(opening.astype(np.float32), 64, 128)
     chance = 0.02 + 0.43 * small
     core = (rays[..., 0] > 0.9) & (rays[..., 1] < 0.0) & (rays[..., 2] > 0.0)
-    chance[resample.shrink(core.astype(np.float32), 64, 128) > 0.5] = 0.97
+    chance[resample.resize(core.astype(np.float32), 64, 128) > 0.5] = 0.97
     assert overlap(sky.mask(chance, picture), opening & ~trunk) > 0.95
 
 

@@ -77,7 +77,7 @@ def test_true_maps_come_back_better_than_by_interpolation(kind):
     if kind == "colour":
         truth = truth * (guide / _picture_without_texture(256))
     full = resample.upsample(blurred, guide, kind=kind)
-    plain = resample.shrink(blurred, 256, 512)
+    plain = resample.resize(blurred, 256, 512)
     # The room has creases but no jumps in depth, where interpolation does well.
     gain = 0.95 if kind == "depth" else 0.7
     assert np.abs(full - truth).mean() < gain * np.abs(plain - truth).mean()
@@ -93,7 +93,7 @@ def test_edges_snap_to_the_picture():
     # The picture's edge lies at no edge of the map's pixels, and the map is blurred besides.
     guide = np.full((128, 256, 3), 0.2, np.float32)
     guide[:, 99:] = 0.6
-    mask = resample.shrink((guide[..., 0] > 0.4).astype(np.float32), 32, 64)
+    mask = resample.resize((guide[..., 0] > 0.4).astype(np.float32), 32, 64)
     wrapped = resample.pad(mask, 1)[1:-1]
     mask = (wrapped[:, :-2] + 2 * wrapped[:, 1:-1] + wrapped[:, 2:]) / 4
     full = resample.upsample(mask, guide, kind="scalar")[40:90]
@@ -121,7 +121,7 @@ def test_texture_finer_than_the_map_reaches_the_albedo():
     texture = np.random.default_rng(4).uniform(0.2, 0.6, (128, 256, 1)).astype(np.float32)
     albedo = np.repeat(texture, 3, axis=2)
     guide = 1.5 * albedo
-    full = resample.upsample(resample.shrink(albedo, 16, 32), guide, kind="colour")
+    full = resample.upsample(resample.resize(albedo, 16, 32), guide, kind="colour")
     assert np.abs(full - albedo).mean() < 0.1 * albedo.std()
 
 
@@ -149,8 +149,8 @@ def test_sky_depth_stays_zero():
 def test_no_seam_for_any_yaw_roll(kind):
     # Structure in every direction, so that some crosses the seam at each roll.
     random = np.random.default_rng(9)
-    guide = tonemap.srgb_encode(resample.shrink(random.random((24, 48, 3), np.float32), 256, 512))
-    small = resample.shrink(guide, 64, 128)
+    guide = tonemap.srgb_encode(resample.resize(random.random((24, 48, 3), np.float32), 256, 512))
+    small = resample.resize(guide, 64, 128)
     if kind == "normal":
         small = small - 0.5 - 2.0 * frames.directions(64, 128)
         small /= np.linalg.norm(small, axis=-1, keepdims=True)
@@ -179,7 +179,7 @@ def test_a_smooth_place_stays_smooth_over_seam_and_poles(kind, shift):
     ray = _yaw(frames.directions(128, 256), shift)
     field = 0.5 + 0.2 * ray @ np.float32([0.3, 0.6, 0.5])
     guide = np.repeat(field[..., None], 3, axis=2)
-    small = resample.shrink({"colour": guide, "normal": -ray}.get(kind, field), 32, 64)
+    small = resample.resize({"colour": guide, "normal": -ray}.get(kind, field), 32, 64)
     full = resample.upsample(small, guide, kind=kind)
     error = seams.seam_error(full)
     assert error["seam"] < 1.3

@@ -185,7 +185,7 @@ def test_cancelling_a_waiting_job_leaves_the_running_one(client, panorama, tmp_p
     [
         ("killed", "killed, perhaps because memory ran out"),
         ("crash", "crashed (SIGSEGV)"),
-        ("exit", "exit code 1: ModuleNotFoundError: No module named 'torch'"),
+        ("exit", "lacks a package (ModuleNotFoundError: No module named 'torch')"),
     ],
 )
 def test_a_dead_worker_says_why_and_where_its_log_is(client, panorama, tmp_path, mode, words):

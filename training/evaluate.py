@@ -254,7 +254,7 @@ def panorama_sheet(files: list[Path], delivered: Delivered, file: Path) -> None:
         found = delivered.of_file(path, size=2 * PANORAMA_WIDTH)
         pictures = [found["panorama"], *panel(found, found["depth"] > 0)]
         size = PANORAMA_WIDTH // 2, PANORAMA_WIDTH
-        rows.append((path.stem, [resample.shrink(picture, *size) for picture in pictures]))
+        rows.append((path.stem, [resample.resize(picture, *size) for picture in pictures]))
     sheet(rows, file)
 
 

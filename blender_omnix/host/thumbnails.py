@@ -51,6 +51,7 @@ def _draw_depth(preview: bpy.types.ImagePreview, file: Path) -> None:
     """Show a depth map as inverse depth: what is near is white, what is far dark, the sky black."""
     import numpy as np  # slow to import, and enabling the add-on should not wait for it
 
+    from ..panorama import resample
     from .build import images
 
     try:
@@ -59,12 +60,8 @@ def _draw_depth(preview: bpy.types.ImagePreview, file: Path) -> None:
         return  # gone or damaged; whatever uses the map says so
     depth = images.read(image, 1)[::-1]
     bpy.data.images.remove(image)
-    # Not scaled: that would mix metres with the 0 that stands for sky.
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(int)
-        for new, old in zip((_WIDTH // 2, _WIDTH), depth.shape, strict=True)
-    )
-    depth = depth[np.ix_(rows, columns)]
+    # Not averaged: that would mix metres with the 0 that stands for sky.
+    depth = resample.nearest(depth, _WIDTH // 2, _WIDTH)
     surface = depth > 0
     rgba = np.zeros((*depth.shape, 4), np.float32)
     if surface.any():

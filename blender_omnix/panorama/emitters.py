@@ -63,20 +63,20 @@ def emission(
     """
     height = min(linear.shape[0], 256)
     size = (height, 2 * height)
-    open_sky = resample.shrink(sky, *size) > 0.5
+    open_sky = resample.resize(sky, *size) > 0.5
     surface = ~open_sky
     if normal is not None:
-        level = resample.shrink(normal[..., 2], *size) > LEVEL
+        level = resample.resize(normal[..., 2], *size) > LEVEL
         surface &= ~(level & (frames.elevations(height)[:, None] < 0))
 
-    light = tonemap.luminance(resample.shrink(linear, *size))
+    light = tonemap.luminance(resample.resize(linear, *size))
     if not is_hdr:
         strength = tonemap.luminance(tonemap.srgb_encode(linear))
         edge, seed, sure, fade = CLIPPED, CLIPPED, CLIPPED, 0.1
     else:
         strength = tonemap.luminance(linear)
         white = _white(light, ~open_sky, albedo)
-        strength /= resample.shrink(white, *strength.shape)
+        strength /= resample.resize(white, *strength.shape)
         np.log2(np.maximum(strength, 1e-6), out=strength)
         edge, seed, sure = np.log2([EDGE, SEED, SURE]).tolist()
         fade = 1.0
@@ -86,7 +86,7 @@ def emission(
     gate = (regions.grow(region) & surface).astype(np.float32)
 
     mask = np.clip((strength - (edge - fade)) / fade, 0.0, 1.0)
-    mask *= resample.shrink(gate, *mask.shape)
+    mask *= resample.resize(gate, *mask.shape)
     np.maximum(mask, sky, out=mask)
     return linear * mask[..., None], mask
 
@@ -127,15 +127,15 @@ def _white(light: np.ndarray, surface: np.ndarray, albedo: np.ndarray | None) ->
         return np.full(light.shape, np.float32(light.mean() / ALBEDO) + 1e-6)
     # What is far above three quarters of the surfaces is capped: it may be a lamp.
     cap = 2.0 * np.quantile(light[surface], 0.75)
-    total = near @ resample.shrink(np.minimum(light, cap) * part, *small).ravel()
+    total = near @ resample.resize(np.minimum(light, cap) * part, *small).ravel()
     if albedo is None:
         reflected = ALBEDO * part
     else:
         shade = tonemap.luminance(tonemap.srgb_decode(albedo))
-        reflected = part * np.maximum(resample.shrink(shade, *light.shape), 0.05)
-    share = near @ resample.shrink(reflected, *small).ravel()
+        reflected = part * np.maximum(resample.resize(shade, *light.shape), 0.05)
+    share = near @ resample.resize(reflected, *small).ravel()
     everywhere = total.sum() / share.sum()
     local = total / np.maximum(share, 1e-3 * share.max())
     # A dark corner receives less light, but not so little that a wall beyond it seems to glow.
     white = np.maximum(local, 0.5 * everywhere) + 1e-6
-    return resample.shrink(white.reshape(small), *light.shape)
+    return resample.resize(white.reshape(small), *light.shape)

@@ -45,7 +45,7 @@ def find(linear: np.ndarray, depth: np.ndarray | None = None) -> list[Light]:
     that the rest of the panorama, with that median in the region, is the ambient light.
     """
     height = min(linear.shape[0], WIDTH // 2)
-    radiance = resample.shrink(linear, height, 2 * height).copy()
+    radiance = resample.resize(linear, height, 2 * height).copy()
     omega = np.repeat(frames.solid_angles(height, 2 * height)[:, None], 2 * height, axis=1)
     rays = frames.directions(height, 2 * height)
     light = tonemap.luminance(radiance)

@@ -44,7 +44,7 @@ def pad(image: np.ndarray, n: int) -> np.ndarray:
     return np.concatenate([tall[:, -n:], tall, tall[:, :n]], axis=1)
 
 
-def shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize a panorama (H, W[, C]) to (height, width[, C]), float32.
 
     Along an axis that gets smaller each new pixel is the mean of the area it covers, exact for any
@@ -138,9 +138,9 @@ def _bands(
     """The upsampled map in bands: rows and their values (rows, W, C), not yet within range."""
     height, width = guide.shape[:2]
     if height <= image.shape[0] or width <= image.shape[1]:
-        yield slice(0, height), shrink(image, height, width)
+        yield slice(0, height), resize(image, height, width)
         return
-    small = shrink(guide, *image.shape[:2])
+    small = resize(guide, *image.shape[:2])
     if kind == "colour":
         steady = _steadiness(image, _STEADY)
         slope, offset = _colour_model(image, small)

@@ -46,7 +46,7 @@ def mask(chance: np.ndarray, picture: np.ndarray) -> np.ndarray:
     gives it less than a quarter.
     """
     rows = min(_HEIGHT, picture.shape[0])
-    small = resample.shrink(picture, rows, 2 * rows)
+    small = resample.resize(picture, rows, 2 * rows)
     chance = resample.upsample(chance, small, kind="scalar")
     refined = _follow_colour(chance, small)
     found = refined > 0.5

@@ -78,7 +78,7 @@ def auto_stops(linear: np.ndarray) -> float:
     white, even so: a white room with black corners is not burnt out.
     """
     height = min(linear.shape[0], 256)
-    small = resample.shrink(linear, height, 2 * height)
+    small = resample.resize(linear, height, 2 * height)
     light = luminance(small).astype(np.float64)
     weight = np.broadcast_to(frames.solid_angles(*light.shape)[:, None], light.shape)
     lit = light > 0

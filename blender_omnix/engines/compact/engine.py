@@ -130,7 +130,7 @@ class CompactEngine:
         if self.network is None:
             raise RuntimeError("load() comes before predict()")
         tasks = needed_tasks(maps)
-        picture = resample.shrink(panorama, self.height, 2 * self.height).astype(np.float32)
+        picture = resample.resize(panorama, self.height, 2 * self.height).astype(np.float32)
         result: Prediction = {}
         with torch.inference_mode():
             seen = with_mirror_image(picture)

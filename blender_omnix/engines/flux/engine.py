@@ -187,7 +187,7 @@ class FluxEngine:
                 progress("Loading Adapters", 0.0)
                 self._add(loaded.sampler, task)
             self._used = tasks
-            small = resample.shrink(panorama, height, width)
+            small = resample.resize(panorama, height, width)
             target, clean = _latents(loaded, small, tasks, seed)
             self._require_numbers("vae", *clean.values())
             for index, task in enumerate(tasks):

@@ -11,7 +11,7 @@ import numpy as np
 
 from ... import maps
 from ...errors import OmnixError
-from ...panorama import tonemap
+from ...panorama import resample, tonemap
 from .. import paths
 
 _LINEAR_FILES = (".exr", ".hdr")
@@ -99,13 +99,7 @@ def read_normal(image: bpy.types.Image, shape: tuple[int, int]) -> np.ndarray:
     holds no numbers the vector is 0.
     """
     stored = read(image, 3)
-    if stored.shape[:2] != shape:
-        rows, columns = (
-            ((np.arange(new) + 0.5) * old / new).astype(int)
-            for new, old in zip(shape, stored.shape[:2], strict=True)
-        )
-        stored = stored[np.ix_(rows, columns)]
-    vectors = stored * 2.0 - 1.0
+    vectors = resample.nearest(stored, *shape) * 2.0 - 1.0
     vectors[~np.isfinite(vectors).all(axis=2)] = 0.0
     return vectors
 

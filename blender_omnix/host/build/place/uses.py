@@ -12,6 +12,7 @@ import numpy as np
 
 from .... import maps
 from ....errors import OmnixError
+from ....panorama import resample
 from ... import paths
 from ...identity import BUILT, STATE
 from .. import images, material
@@ -146,8 +147,8 @@ def mark_asset(collection: bpy.types.Collection) -> None:
     # The middle square of the panorama, reduced to the size that Blender stores.
     pixels = images.read(image, 3)
     side = pixels.shape[0]
-    steps = ((np.arange(256) + 0.5) * side / 256).astype(int)
-    square = pixels[steps][:, steps + (pixels.shape[1] - side) // 2]
+    left = (pixels.shape[1] - side) // 2
+    square = resample.nearest(pixels[:, left : left + side], 256, 256)
     rgba = np.ones((256, 256, 4), np.float32)
     rgba[..., :3] = square[::-1]
     collection.preview_ensure()
