@@ -334,7 +334,7 @@ def test_conditions_cover_day_and_night():
 @pytest.mark.blender
 def test_low_furniture_stands_beside_the_camera_but_not_under_it(monkeypatch):
     pytest.importorskip("bpy")
-    from training.scenes import furnishing, furniture, meshes, rooms
+    from training.scenes import furnishing, furniture, meshes, plan
 
     monkeypatch.setattr(furniture, "resolve", lambda shape, materials: {})
     monkeypatch.setattr(meshes, "add", lambda *_: None)
@@ -342,7 +342,7 @@ def test_low_furniture_stands_beside_the_camera_but_not_under_it(monkeypatch):
     for seed in range(40):
         rng = np.random.default_rng(seed)
         camera, cupboard = (-0.4, -0.4, 0.4, 0.4), (-3.0, -3.0, 3.0, -0.5)
-        room = rooms.Room(np.full(2, -3.0), np.full(2, 3.0), 2.6, [], [camera, cupboard])
+        room = plan.Room(np.full(2, -3.0), np.full(2, 3.0), 2.6, [], [camera, cupboard])
         furnishing.beside(rng, None, room, furniture.table(rng))
         assert room.taken[:2] == [camera, cupboard]
         for x0, y0, x1, y1 in room.taken[2:]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +11,7 @@ from . import furniture as fu
 from . import lights, meshes
 from .materials import Materials
 from .meshes import Shape, moved
-
-if TYPE_CHECKING:
-    from .rooms import Room, Wall
+from .plan import Room, Wall
 
 Rng = np.random.Generator
 
