@@ -1013,8 +1013,8 @@ def test_saved_maps_have_a_contact_sheet_where_it_is_true(
 
 def test_saved_maps_are_known_by_what_was_saved(blender, build, room_folder, tmp_path):
     collection = make(blender, build, room_folder)
-    build.place.replace_map(collection, "albedo", room_folder / "panorama.png")
-    build.place.save_maps(collection, tmp_path / "saved")
+    build.replace_map(collection, "albedo", room_folder / "panorama.png")
+    build.save_maps(collection, tmp_path / "saved")
     known = maps.read_report(tmp_path / "saved")["files"]
     assert {name: entry["sha256"] for name, entry in known.items()} == {
         file.name: maps.sha256(file) for file in maps.map_files(tmp_path / "saved").values()
@@ -1449,9 +1449,9 @@ def test_moving_maps_leaves_images_of_other_files_alone(blender, room_folder, tm
 
 def test_a_packed_map_of_the_same_length_and_other_content_was_changed(blender, build, room_folder):
     collection = make(blender, build, room_folder)
-    image = build.place.part(collection, "map_roughness")
+    image = build.part(collection, "map_roughness")
     image.pack()
-    assert build.place.changed_maps(collection) == []
+    assert build.changed_maps(collection) == []
     data = (room_folder / "roughness.png").read_bytes()
     image.pack(data=data[:-1] + b"\0", data_len=len(data))
-    assert build.place.changed_maps(collection) == ["roughness"]
+    assert build.changed_maps(collection) == ["roughness"]
