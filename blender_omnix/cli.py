@@ -8,6 +8,7 @@ stderr, 2 usage (conformance: nothing could be compared), 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import errno
 import io
@@ -49,12 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return code
     except (KeyboardInterrupt, Cancelled):
-        print("Interrupted; nothing was written.", file=sys.stderr)
+        with contextlib.suppress(OSError):  # whoever read it was interrupted too
+            print("Interrupted; nothing was written.", file=sys.stderr, flush=True)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader, `head` for one, has seen enough.
+        # The reader, `head` for one, has seen enough, or was interrupted too.
         _drop_output()
-        return REFUSED
+        return INTERRUPTED if asked_to_stop() else REFUSED
     except Exception as error:
         told = sentence(error)
         if told is None and isinstance(error, OSError) and error.errno in _UNWRITTEN:
@@ -182,8 +184,9 @@ def _asked_to_stop() -> Callable[[], bool]:
         if came:
             signal.default_int_handler(number, frame)
         came.append(number)
-        # print() may be what was interrupted.
-        os.write(2, b"\nStopping; once more stops at once.\n")
+        # print() may be what was interrupted, and the reader of stderr interrupted too.
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nStopping; once more stops at once.\n")
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)

@@ -25,8 +25,6 @@ def sentence(error: BaseException) -> str | None:
     """What to tell the user of a failure that they can act on; None for a defect."""
     if isinstance(error, OmnixError):
         return str(error)
-    if lacks_memory(error):
-        return "Memory ran out; try a smaller size, or close other programs."
     if isinstance(error, ModuleNotFoundError):
         return (
             f"The Python that runs this, {sys.executable}, has no {error.name}; use one that has "
@@ -37,6 +35,8 @@ def sentence(error: BaseException) -> str | None:
             f"The Python that runs this, {sys.executable}, cannot load a library ({error}); on "
             "Windows the Microsoft Visual C++ Redistributable may be missing."
         )
+    if lacks_memory(error):
+        return "Memory ran out; try a smaller size, or close other programs."
     if isinstance(error, OSError) and error.filename is not None:
         return str(unreachable(error))
     return None
@@ -47,7 +47,9 @@ def lacks_memory(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
             return True
-        if any(words in str(error).lower() for words in _NO_MEMORY):
+        # A path may have such a name.
+        words = str(getattr(error, "strerror", None) or error).lower()
+        if any(telling in words for telling in _NO_MEMORY):
             return True
         error = error.__cause__ or error.__context__
     return False

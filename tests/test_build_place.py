@@ -851,14 +851,20 @@ def test_two_places_live_side_by_side(blender, build, room_folder):
     assert all(item.data.materials[0] for item in second.objects if item.type == "MESH")
 
 
-def test_the_viewpoint_is_at_camera_height_above_the_floor(blender, build, room_folder):
+@pytest.mark.parametrize(("system", "unit"), [("METRIC", 1.0), ("METRIC", 0.01), ("NONE", 0.01)])
+def test_the_viewpoint_is_at_camera_height_above_the_floor(
+    blender, build, room_folder, system, unit
+):
+    units = blender.context.scene.unit_settings
+    units.system, units.scale_length = system, unit
+    metre = 100.0 if (system, unit) == ("METRIC", 0.01) else 1.0
     collection = make(blender, build, room_folder, camera_height=1.6)
     blender.context.view_layer.update()
     surface = build.part(collection, "surface")
     lowest = min((surface.matrix_world @ vertex.co).z for vertex in surface.data.vertices)
     # Background cells at the foot of a wall reach half a cell below the floor.
-    assert lowest == pytest.approx(0.0, abs=0.08)
-    assert build.viewpoint(collection).translation.z == pytest.approx(1.6)
+    assert lowest == pytest.approx(0.0, abs=0.08 * metre)
+    assert build.viewpoint(collection).translation.z == pytest.approx(1.6 * metre)
 
 
 @pytest.mark.parametrize("scale", [1 / 32, 1.0, 500.0])

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from blender_omnix import cli, engines, images
+from blender_omnix import cli, engines, errors, images
 from tests.fakes import box_room
 
 RUN = [sys.executable, "-m", "blender_omnix"]
@@ -66,6 +66,34 @@ def test_ctrl_c_while_libraries_are_imported_is_told_as_that(tmp_path, monkeypat
         "Interrupted; nothing was written.",
         "",
     ]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ImportError("libgomp.so.1: cannot allocate memory in static TLS block"), "a library (lib"),
+        (FileNotFoundError(2, "No such file", "/out of memory/a.exr"), "a.exr cannot be reached"),
+        (OSError(12, "Cannot allocate memory"), "Memory ran out"),
+        (OSError("The paging file is too small (os error 1455)"), "Memory ran out"),
+    ],
+)
+def test_what_a_failure_is_told_as(error, words):
+    assert words in errors.sentence(error)
+
+
+def test_ctrl_c_whose_reader_is_gone_ends_the_same(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    code = """if True:
+        import os, signal
+        from blender_omnix import cli
+        parser = cli._parser
+        cli._parser = lambda: (os.kill(os.getpid(), signal.SIGINT), parser())[1]
+        raise SystemExit(cli.main(["extract", "a.exr", "--out", "b"]))
+    """
+    done = subprocess.run([sys.executable, "-c", code], stderr=write, check=False)
+    os.close(write)
+    assert done.returncode == cli.INTERRUPTED
 
 
 def test_too_little_memory_gives_one_sentence_and_a_defect_its_traceback(monkeypatch, capsys):

@@ -44,11 +44,13 @@ def test_a_refused_wheel_is_not_kept_beside_the_right_one(fetch, tmp_path):
     with pytest.raises(SystemExit, match="needs nvidia-cublas"):
         fetch.fetch(house)
     stub_wheel(house, "2.0+cpu")
+    stub_wheel(fetch.folder().with_name(f"{fetch.target()}.new"), "1.0")  # of one that was ended
     assert [wheel.name for wheel in fetch.fetch(house)] == ["torch-2.0+cpu-py3-none-any.whl"]
     # The same version under a tag that fits better takes the other's place.
     stub_wheel(house, "2.0+cpu", "py311-none-any")
     assert [wheel.name for wheel in fetch.fetch(house)] == ["torch-2.0+cpu-py311-none-any.whl"]
-    assert not list(tmp_path.glob("tmp*"))
+    assert not list(tmp_path.glob("*.new"))
+    assert fetch.folder().stat().st_mode == house.stat().st_mode
 
 
 def test_the_demo_of_a_missing_panorama_is_one_sentence_and_leaves_nothing(tmp_path):

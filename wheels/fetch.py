@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import tomllib
 import zipfile
 from email.parser import HeaderParser
@@ -59,18 +58,23 @@ def fetch(wheelhouse: Path | None = None) -> list[Path]:
     """
     pins = _pins(lock_file())
     folder().mkdir(exist_ok=True)
-    # Into a new folder, which holds what pip chose and nothing that an earlier call refused.
-    with tempfile.TemporaryDirectory(dir=WHEELS) as fresh:
+    # Into a new folder, which holds what pip chose and nothing that an earlier call left.
+    fresh = folder().with_name(f"{target()}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    try:
         _pip(
             "download",
-            *("--no-deps", "--only-binary=:all:", "--quiet", "--dest", fresh),
+            *("--no-deps", "--only-binary=:all:", "--quiet", "--dest", str(fresh)),
             *("--find-links", str(folder())),
             *(f"{name}=={version}" for name, version in pins.items()),
             wheelhouse=wheelhouse,
         )
-        _refuse_unpinned(sorted(Path(fresh).glob("*.whl")), set(pins))
+        _refuse_unpinned(sorted(fresh.glob("*.whl")), set(pins))
         shutil.rmtree(folder())
-        Path(fresh).rename(folder())
+        fresh.rename(folder())
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     return sorted(folder().glob("*.whl"))
 
 

@@ -69,13 +69,13 @@ def exposure_property(*options: str) -> object:
 
 def camera_height_property(*options: str) -> object:
     return bpy.props.FloatProperty(
-        name="Camera Height",
+        # Not of the scene's units: in a scene in centimetres the default would be 1.6 of them.
+        name="Camera Height (m)",
         description="Height of the panorama's viewpoint above the floor, which sets the scale",
         default=1.6,
         min=0.01,
         max=1000.0,
         soft_max=10.0,
-        unit="LENGTH",
         options=set(options),
     )
 

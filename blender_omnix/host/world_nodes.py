@@ -207,8 +207,13 @@ def _mapping(node: bpy.types.Node) -> tuple[Matrix, Vector, list[str]]:
     )
     if scaled or moved:
         notes.append(
-            f"The world's node {node.name} also shifts or scales the panorama; "
-            "the place follows its rotation alone."
+            f"The world's node {node.name} also shifts or scales the panorama; the place does not "
+            "follow that."
+        )
+    if min(signs(scale)) < 0:
+        notes.append(
+            f"The world's node {node.name} mirrors the panorama; the place is mirrored too, and "
+            "does not follow when that changes."
         )
     if _link(node.inputs["Rotation"]) is not None:
         notes.append(

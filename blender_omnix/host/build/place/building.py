@@ -52,13 +52,13 @@ def build_place(
 ) -> bpy.types.Collection:
     """Build the map set in `folder` as a place, or renew the place of that name.
 
-    The viewpoint of a new place lies `camera_height` metres above z = 0 and looks as the panorama
-    does: its centre is +X. A place that stands is given the new maps and geometry; where it
-    stands, its controls, the user's own maps (see `own_maps`) and what else the user has done to
-    it stay, and so do its `settings` where none are given. One that showed a map which it has no
-    more shows itself again. `source` is the image of the panorama where it is loaded already; else
-    that which a place of these maps shows, or the file that the report names, or failing that
-    `panorama.png`.
+    The viewpoint of a new place lies `camera_height` metres, in the scene's units, above z = 0 and
+    looks as the panorama does: its centre is +X. A place that stands is given the new maps and
+    geometry; where it stands, its controls, the user's own maps (see `own_maps`) and what else the
+    user has done to it stay, and so do its `settings` where none are given. One that showed a map
+    which it has no more shows itself again. `source` is the image of the panorama where it is
+    loaded already; else that which a place of these maps shows, or the file that the report names,
+    or failing that `panorama.png`.
 
     Raises OmnixError, with the scene unchanged, when the maps cannot be read.
     """
@@ -101,7 +101,9 @@ def build_place(
         "source_gain": gain,
         **asdict(settings),
     }
-    _stand(collection, camera_height, state.get("camera_height", camera_height))
+    _stand(
+        collection, camera_height, state.get("camera_height", camera_height), _metre(context.scene)
+    )
     shown = {f"map_{key}": image for key, image in textures.items()}
     shade(collection, shown | ({"source": source} if own_source else {}), source)
     _place(collection, cut)
@@ -231,7 +233,13 @@ def _given_source(collection: bpy.types.Collection) -> bpy.types.Image | None:
     return None if ours or images.is_lost(image) else image
 
 
-def _stand(collection: bpy.types.Collection, height: float, earlier: float) -> None:
+def _metre(scene: bpy.types.Scene) -> float:
+    """A metre in the scene's units of length."""
+    units = scene.unit_settings
+    return 1.0 if units.system == "NONE" else 1.0 / units.scale_length
+
+
+def _stand(collection: bpy.types.Collection, height: float, earlier: float, metre: float) -> None:
     """Put an empty at the viewpoint, or lift the one there by what the height has changed."""
     built = built_of(collection)
     root = built.get("root")
@@ -243,7 +251,7 @@ def _stand(collection: bpy.types.Collection, height: float, earlier: float) -> N
     root = bpy.data.objects.new(f"OmniX {name_of(collection)}", None)
     collection.objects.link(root)
     root.empty_display_type, root.empty_display_size = "SPHERE", 0.1
-    root.location = (0.0, 0.0, height)
+    root.location, root.scale = (0.0, 0.0, height * metre), (metre, metre, metre)
     keep(collection, built | {"root": root})
 
 
