@@ -756,6 +756,47 @@ def test_a_place_without_the_node_of_a_map_says_so(blender, build, room_folder):
         blender.ops.omnix.show_map(map="albedo")
 
 
+def test_what_the_user_has_done_to_the_shading_survives_other_maps(
+    blender, build, room_folder, tmp_path
+):
+    collection = make(blender, build, room_folder, mode="ORIGINAL")
+    group = build.part(collection, "surface_group")
+    nodes = group.nodes
+    hue = nodes.new("ShaderNodeHueSaturation")
+    (base,) = [link for link in nodes["albedo"].outputs[0].links if link.to_node.name != "Map"]
+    target = base.to_socket
+    group.links.new(nodes["albedo"].outputs[0], hue.inputs["Color"])
+    group.links.new(hue.outputs[0], target)
+    nodes["albedo"].interpolation = "Cubic"
+    mine = blender.data.images.new("mine", 128, 64)
+    nodes["metallic"].image = mine
+    build.show_map(collection, "roughness")
+
+    collection["omnix"]["source_gain"] = 4.0
+    white = np.ones((32, 64, 3), np.float32)
+    build.replace_map(collection, "depth", write_exr(blender, tmp_path / "d.exr", white[..., 0]))
+    assert nodes["Source Gain"].inputs[1].default_value == 4.0
+    build.replace_map(collection, "roughness", write_exr(blender, tmp_path / "r.exr", white))
+    build.build_place(blender.context, room_folder, name="room", source=mine)
+
+    assert build.part(collection, "surface_group") == group
+    assert target.links[0].from_node == hue
+    assert (nodes["albedo"].interpolation, nodes["metallic"].image) == ("Cubic", mine)
+    assert build.source_of(collection) == mine
+    images = build.images_of(collection)
+    shown = [node.image for node in nodes if node.bl_idname == "ShaderNodeTexEnvironment"]
+    assert set(shown) == set(images.values()) - {images["metallic"]} | {mine}
+    assert nodes["Poles"].inputs[1].default_value == pytest.approx(np.tan(np.pi / 2 * 31 / 32))
+    assert np.median(panorama_of(blender, build, collection)) == pytest.approx(1.0, abs=0.01)
+    # What is asked for by name is shown, and what is gone comes back.
+    build.replace_map(collection, "metallic", room_folder / "metallic.png")
+    assert nodes["metallic"].image == build.part(collection, "map_metallic")
+    blender.data.images.remove(build.part(collection, "map_albedo"))
+    build.build_place(blender.context, room_folder, name="room")
+    nodes = build.part(collection, "surface_group").nodes
+    assert nodes["albedo"].image == build.part(collection, "map_albedo")
+
+
 def test_copies_of_a_place_are_switched_together(blender, build, tmp_path):
     """They have one material; so the windows of both must let light in, or neither's."""
     box_room.save(tmp_path / "room", box_room.room(128, window=True))

@@ -411,6 +411,36 @@ def test_a_new_extraction_keeps_the_users_own_maps(blender, hall, host, panorama
     assert list(place.own_maps(hall)) == ["albedo"]
 
 
+@pytest.mark.parametrize("build", [True, False])
+@pytest.mark.parametrize("operator", ["extract_pbr", "load_maps"])
+def test_maps_that_were_packed_and_unpacked_are_renewed(
+    blender, hall, host, tmp_path, operator, build
+):
+    place = host("build.place")
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
+    for image in place.images_of(hall).values():
+        image.pack()
+    blender.ops.file.unpack_all(method="USE_LOCAL")
+    images = place.images_of(hall).values()
+    assert {image.filepath for image in images} >= {"//textures/albedo.png", "//textures/depth.exr"}
+    assert not place.own_maps(hall)
+    saved = tmp_path / "saved"
+    blender.ops.omnix.save_maps(directory=str(saved))
+    assert json.loads((saved / maps.REPORT).read_text("utf-8"))["replaced"] == {}
+    # Another file there, and one that was painted, are the user's.
+    write_varied_png(blender, tmp_path / "textures" / "roughness.png")
+    place.part(hall, "map_metallic").pixels[0] = 0.25
+    assert list(place.own_maps(hall)) == ["roughness", "metallic"]
+
+    given = {"filepath": str(tmp_path / "hall.png")} if operator == "extract_pbr" else {}
+    getattr(blender.ops.omnix, operator)(directory=str(tmp_path / "maps"), build=build, **given)
+    own = {"roughness", "metallic"}
+    assert set(place.own_maps(hall)) == own
+    for name, image in place.images_of(hall).items():
+        folder = tmp_path / ("textures" if name in own else "maps")
+        assert Path(blender.path.abspath(image.filepath)).parent == folder, name
+
+
 # One map again.
 
 

@@ -95,6 +95,8 @@ class OMNIX_OT_extract_pbr(Extraction, bpy.types.Operator):
 
     def begin(self, context: bpy.types.Context, *, interactive: bool) -> job.Job:
         """What scripts leave out has its default; in the window it is what the panel says."""
+        from .build import place
+
         if interactive:
             choices = context.scene.omnix
             for name in _CHOICES:
@@ -114,6 +116,8 @@ class OMNIX_OT_extract_pbr(Extraction, bpy.types.Operator):
             folder, notes = destination.default_folder(panorama.name)
         panorama = destination.as_there(panorama, folder)
         destination.refuse_to_lose_maps(folder, panorama.name, self.maps, build=self.build)
+        for standing in place.made_from(folder):
+            place.return_unpacked(standing)
         started = job.Job(
             source=panorama,
             folder=folder,
@@ -349,6 +353,7 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
         from .build import place
 
         for collection in place.made_from(folder):
+            place.return_unpacked(collection)
             place.reload_maps(collection)
         for note in destination.older_geometry(folder):
             self.report({"WARNING"}, note)

@@ -10,7 +10,7 @@ decides per material whether faces are sampled as lamps, and half a million wall
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import bpy
@@ -23,6 +23,10 @@ from .nodes import Graph
 CONTROLS = "Controls"
 PREVIEW = "Map"
 INVERSE_DEPTH = "Inverse Depth"
+# Nodes whose second operand depends on the images.
+POLES, GAIN = "Poles", "Source Gain"
+# A custom property: the names of the nodes that a group was made with.
+_MADE = "omnix_nodes"
 
 # Length of the mean of two unit vectors 36 degrees apart.
 _ONE_SURFACE = 0.95
@@ -74,9 +78,7 @@ def surface_group(
     inputs = graph.add("NodeGroupInput").outputs
 
     attribute = graph.add("ShaderNodeAttribute", attribute_name=DIRECTION)
-    # Of an image whose file is gone nothing is known.
-    rows = min((image.size[1] for image in textures.values() if image.size[1]), default=1024)
-    direction = _away_from_poles(graph, attribute.outputs["Vector"], rows)
+    direction = _away_from_poles(graph, attribute.outputs["Vector"])
     colours = {name: _texture(graph, direction, image, name) for name, image in textures.items()}
     if "emission" in textures:
         colours["emission"] = _own_emission(graph, direction, textures, colours["emission"])
@@ -87,7 +89,9 @@ def surface_group(
     _shade(graph, principled, inputs, colours)
     original = graph.add("ShaderNodeEmission", label="Original Light")
     graph.link(colours["source"], original.inputs["Color"])
-    graph.link(graph.math("MULTIPLY", inputs["Strength"], source_gain), original.inputs["Strength"])
+    strength = graph.math("MULTIPLY", inputs["Strength"])
+    strength.node.name = strength.node.label = GAIN
+    graph.link(strength, original.inputs["Strength"])
     preview = graph.add("ShaderNodeEmission", name=PREVIEW, label=PREVIEW)
     surface = graph.math("GREATER_THAN", colours["depth"], 0.0)
     inverse = graph.math("DIVIDE", surface, graph.math("ADD", colours["depth"], 1.0))
@@ -98,18 +102,45 @@ def surface_group(
     shown = graph.mix_shader(inputs["Preview"], lit, preview.outputs[0])
     graph.link(shown, graph.add("NodeGroupOutput").inputs["Surface"])
     graph.arrange()
+    tree[_MADE] = "\n".join(tree.nodes.keys())
+    fit(tree, textures, source_gain=source_gain)
     return tree
 
 
-def _away_from_poles(graph: Graph, vector, rows: int):
-    """The vector with its elevation held half a pixel off the poles.
+def is_made_for(surface: bpy.types.NodeTree, names: Collection[str]) -> bool:
+    """Whether a group shows just the maps `names`, and none of its nodes and images was deleted."""
+    made = surface.get(_MADE, "").split("\n")
+    nodes = [surface.nodes.get(name) for name in made]
+    # Other nodes than textures have no image to lose.
+    whole = None not in nodes and all(getattr(node, "image", True) for node in nodes)
+    return whole and set(maps.MAPS).intersection(made) == set(names)
+
+
+def fit(
+    surface: bpy.types.NodeTree,
+    textures: Mapping[str, bpy.types.Image],
+    *,
+    source_gain: float,
+) -> None:
+    """Fit a group to images that are about to supersede those of its maps: the original light, and
+    what depends on `source_gain` and on the images' size."""
+    surface.nodes["source"].image = textures["source"]
+    # Of an image whose file is gone nothing is known.
+    rows = min((image.size[1] for image in textures.values() if image.size[1]), default=1024)
+    steepest = math.tan(math.pi / 2 - math.pi / (2 * rows))
+    for name, value in ((POLES, steepest), (GAIN, source_gain)):
+        surface.nodes[name].inputs[1].default_value = value
+
+
+def _away_from_poles(graph: Graph, vector):
+    """The vector with its elevation held half a pixel of the smallest image off the poles.
 
     Within that half pixel Cycles filters an environment texture across to the opposite pole: a
     ceiling lamp overhead would glow at one's feet.
     """
-    steepest = math.tan(math.pi / 2 - math.pi / (2 * rows))
     flat = graph.length(graph.vector("MULTIPLY", vector, (1.0, 1.0, 0.0)))
-    highest = graph.math("MULTIPLY", flat, steepest)
+    highest = graph.math("MULTIPLY", flat)
+    highest.node.name = highest.node.label = POLES
     lowest = graph.math("MULTIPLY", highest, -1.0)
     x, y, z = graph.split(vector)
     z = graph.math("MAXIMUM", graph.math("MINIMUM", z, highest), lowest)

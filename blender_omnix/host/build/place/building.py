@@ -149,6 +149,8 @@ def replace_map(collection: bpy.types.Collection, name: str, path: Path | str) -
             raise
     earlier, shown = built.get(key), source_of(collection)
     shade(collection, pictures(built) | {key: image}, image if shown == earlier else shown)
+    # Also where the user has put another image into the node.
+    part(collection, "surface_group").nodes[name].image = image
     if cuts:
         _place(collection, cut)
 

@@ -99,14 +99,37 @@ def own_maps(collection: bpy.types.Collection) -> dict[str, bpy.types.Image]:
     return {
         name: image
         for name, image in images_of(collection).items()
-        if (
-            image.is_dirty
-            or not paths.same(
-                Path(paths.absolute(image.filepath)), folder / maps.MAPS[name].filename
-            )
-        )
+        if (image.is_dirty or not _is_of_set(image, folder / maps.MAPS[name].filename))
         and image.size[0] > 0  # asked last: for this Blender reads the file
     }
+
+
+def return_unpacked(collection: bpy.types.Collection) -> None:
+    """Let a place show the files of its set again instead of those that were packed and unpacked
+    beside the .blend. To be called before the set is renewed, which these would no longer equal."""
+    folder = folder_of(collection)
+    for name, image in images_of(collection).items():
+        file = folder / maps.MAPS[name].filename
+        if not image.is_dirty and _is_unpacked(image, file):
+            # Not `filepath`, which would read the file.
+            image.filepath_raw = paths.stored(file)
+
+
+def _is_of_set(image: bpy.types.Image, file: Path) -> bool:
+    shown = Path(paths.absolute(image.filepath))
+    return paths.same(shown, file) or _is_unpacked(image, file)
+
+
+def _is_unpacked(image: bpy.types.Image, file: Path) -> bool:
+    """Whether an image shows a copy of a map file where Blender unpacks one, in `//textures`. Any
+    other copy was put in place by the user, to be kept."""
+    shown = Path(paths.absolute(image.filepath))
+    if shown.parent.name != "textures" or not paths.is_file(shown) or _is_packed_anew(image, shown):
+        return False
+    if not maps.is_map_set(file.parent):
+        return False
+    written = maps.read_report(file.parent).get("files", {}).get(file.name)
+    return written is not None and written["sha256"] == maps.sha256(shown)
 
 
 def part(collection: bpy.types.Collection, key: str) -> bpy.types.ID | None:

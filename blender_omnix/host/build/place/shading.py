@@ -60,27 +60,30 @@ def shade(
 
     `source` is the image of the original light, ours or not. The node with the controls and the
     materials around it stay, once they are there; where the user has deleted that node or a group
-    around it, the materials show nothing any more and are made anew too.
+    around it, the materials show nothing any more and are made anew too. The group with the shading
+    stays while it is whole and the maps are of the same names, with what the user has done in it.
     """
     label = f"OmniX {name_of(collection)}"
     textures = {key.removeprefix("map_"): shown[key] for key in shown if key.startswith("map_")}
-    surface = material.surface_group(
-        f"{label} Surface",
-        textures | {"source": source},
-        source_gain=collection[STATE]["source_gain"],
-    )
+    images, gain = textures | {"source": source}, collection[STATE]["source_gain"]
+    built, intact = built_of(collection), has_controls(collection)
+    if intact and material.is_made_for(built["surface_group"], textures):
+        surface = built["surface_group"]
+        material.fit(surface, images, source_gain=gain)
+    else:
+        surface = material.surface_group(f"{label} Surface", images, source_gain=gain)
     made = {**shown, "surface_group": surface}
-    built = built_of(collection)
-    if has_controls(collection):
+    if intact:
         group, before = built["controls_group"], built["surface_group"]
         values = {
             socket.name: socket.default_value for socket in group.nodes[material.CONTROLS].inputs
         }
-        if material.shown_map(before) in textures:
-            material.show_map(surface, material.shown_map(before))
-        else:
-            # Another map would pass for the one that was chosen.
-            values["Preview"] = 0.0
+        if surface != before:
+            if material.shown_map(before) in textures:
+                material.show_map(surface, material.shown_map(before))
+            else:
+                # Another map would pass for the one that was chosen.
+                values["Preview"] = 0.0
         replaced = ["surface_group"]
     else:
         # What drove the strength went with the group.

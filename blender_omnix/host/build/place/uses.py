@@ -168,8 +168,8 @@ def save_maps(collection: bpy.types.Collection, folder: Path) -> list[str]:
     textures = images_of(collection)
     files = {name: Path(paths.absolute(image.filepath)) for name, image in textures.items()}
     own = maps.map_files(source)
-    replaced = {name: str(file) for name, file in files.items() if file != own.get(name)}
     changed = list(own_maps(collection))
+    replaced = {name: str(files[name]) for name in changed if files[name] != own.get(name)}
     report = maps.read_report(source) | {"replaced": replaced}
     report.pop("files", None)  # those that are written now
     with maps.MapSetWriter(folder) as writer:
