@@ -379,6 +379,50 @@ def test_a_place_on_a_users_object_stays_as_it_is_under_a_world_of_its_panorama(
     assert mapping.inputs["Rotation"].default_value[2] == pytest.approx(-0.8)
 
 
+@pytest.mark.parametrize("hide", ["exclude", "hide_viewport"])
+def test_what_no_view_layer_shows_stands_where_it_did_when_the_file_is_opened_again(
+    blender, build, open_place, tmp_path, hide
+):
+    parent, mine = (blender.data.objects.new(name, None) for name in ("parent", "mine"))
+    blender.context.scene.collection.objects.link(parent)
+    open_place.objects.link(mine)
+    parent.rotation_euler.z, parent.location.x = math.radians(90), 5.0
+    root = build.part(open_place, "root")
+    root.parent, mine.parent = parent, build.part(open_place, "surface")
+    mine.matrix_parent_inverse.translation.z = 2.0
+    mine.location = (1.0, 2.0, 0.5)
+    layer = blender.context.view_layer.layer_collection.children[open_place.name]
+    setattr(layer if hide == "exclude" else open_place, hide, True)
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
+    blender.ops.wm.open_mainfile(filepath=str(tmp_path / "place.blend"))
+    blender.ops.omnix.use_as_world()
+    mapping = blender.context.scene.world.node_tree.nodes["Mapping"]
+    assert mapping.inputs["Rotation"].default_value[2] == pytest.approx(math.radians(-90))
+    blender.ops.omnix.remove_place()
+    mine = blender.data.objects["mine"]
+    assert mine.matrix_basis.translation[:] == pytest.approx((3.0, 1.0, 4.1))
+
+
+@pytest.mark.parametrize("held_by", ["VERTEX", "constraint"])
+def test_what_hangs_on_a_vertex_or_a_constraint_stays_where_it_is(
+    blender, build, room_folder, held_by
+):
+    collection = make(blender, build, room_folder)
+    mine, aim = (blender.data.objects.new(name, None) for name in ("mine", "aim"))
+    for item in (mine, aim):
+        blender.context.scene.collection.objects.link(item)
+    aim.location = (7.0, 8.0, 9.0)
+    mine.parent, mine.location.x = build.part(collection, "surface"), 0.25
+    if held_by == "VERTEX":
+        mine.parent_type = held_by
+    else:
+        mine.constraints.new("COPY_LOCATION").target = aim
+    blender.context.view_layer.update()
+    before = mine.matrix_world.translation.copy()
+    blender.ops.omnix.remove_place()
+    assert mine.matrix_basis.translation[:] == pytest.approx(before[:])
+
+
 def test_a_panorama_that_is_gone_makes_no_world(blender, build, open_place, room_folder, tmp_path):
     (tmp_path / "sky.exr").unlink()
     make(blender, build, room_folder)

@@ -186,9 +186,25 @@ def panel_controls(
 
 def viewpoint(collection: bpy.types.Collection) -> Matrix:
     """The capture frame in the world: 4 x 4, from panorama coordinates to world coordinates."""
-    root = root_of(collection)
-    # matrix_world lags behind until the next evaluation.
-    return root.matrix_basis.copy() if root.parent is None else root.matrix_world.copy()
+    return _world_of(root_of(collection))
+
+
+def _world_of(item: bpy.types.Object) -> Matrix:
+    """4 x 4, from an object's coordinates to the world's.
+
+    Its `matrix_world` lags behind until the next evaluation, and is lost with a file that is closed
+    where the object is excluded, or hidden with its collection. It is asked all the same of what
+    constraints, physics or parts of the parent move.
+    """
+    parent = item.parent
+    on_part = parent is not None and (
+        parent.type == "CURVE" or item.parent_type in ("BONE", "VERTEX", "VERTEX_3")
+    )
+    if on_part or item.constraints or item.rigid_body is not None:
+        return item.matrix_world.copy()
+    if parent is None:
+        return item.matrix_basis.copy()
+    return _world_of(parent) @ item.matrix_parent_inverse @ item.matrix_basis
 
 
 def root_of(collection: bpy.types.Collection) -> bpy.types.Object:
@@ -259,7 +275,7 @@ def release(parents: Sequence[bpy.types.ID], ours: Sequence[bpy.types.ID]) -> No
     """Let objects of the user's that hang on one of `parents` stay where they are without it."""
     for item in bpy.data.objects:
         if item.parent in parents and item not in ours:
-            here = item.matrix_world.copy()
+            here = _world_of(item)
             item.parent = None
             item.matrix_world = here
 
