@@ -1394,6 +1394,46 @@ def test_drivers_of_the_users_are_left_alone(blender, build, room_folder, follow
     }
 
 
+def test_what_a_copy_follows_leaves_the_place_following(blender, build, room_folder, follow):
+    """They have one material, so its strength is the place's for as long as that follows."""
+    image, nodes = show_room(blender)
+    first = make(blender, build, room_folder, source=image)
+    follow(first)
+    blender.ops.scene.new(type="FULL_COPY")
+    copy = build.find("room")
+    strength = build.control(copy, "Strength")
+    assert copy != first and build.shared_strength(first) is None
+    for on in (False, True):
+        blender.ops.omnix.follow_world(follow=on)
+        assert build.is_following(copy) == on
+        assert "still follows World, as OmniX room does" in build.shared_strength(copy)
+        nodes["background"].inputs["Strength"].default_value = 2.0 + on
+        blender.context.view_layer.update()
+        assert strength.default_value == 2.0 + on
+    # What nobody follows any more is free.
+    build.stop_following(first)
+    blender.ops.omnix.follow_world()
+    assert not build.is_following(first) and build.shared_strength(copy) is None
+    copied = blender.context.scene.world.node_tree.nodes["Background"]
+    copied.inputs["Strength"].default_value = 5.0
+    blender.context.view_layer.update()
+    assert strength.default_value == 5.0
+
+
+def test_a_copy_has_not_lost_the_world_that_its_strength_never_followed(
+    blender, build, room_folder, follow
+):
+    image, nodes = show_room(blender)
+    blender.context.scene.world.node_tree.nodes.remove(nodes["mapping"])
+    first = make(blender, build, room_folder, source=image)
+    follow(first)
+    blender.ops.scene.new(type="FULL_COPY")
+    copy = build.find("room")
+    assert build.is_following(first) and not build.is_following(copy)
+    blender.data.worlds.remove(blender.context.scene.world)
+    assert not build.has_lost_world(copy)
+
+
 def test_a_place_that_a_parent_turns_follows_no_world(blender, build, room_folder):
     show_room(blender)
     collection = make(blender, build, room_folder)

@@ -20,7 +20,14 @@ from .building import (
     replace_map,
 )
 from .cutting import Settings, settings_of
-from .following import follow_world, has_lost_world, is_following, stop_following, use_as_world
+from .following import (
+    follow_world,
+    has_lost_world,
+    is_following,
+    shared_strength,
+    stop_following,
+    use_as_world,
+)
 from .record import (
     changed_maps,
     control,
@@ -93,6 +100,7 @@ __all__ = [
     "set_mode",
     "set_shadow_catcher",
     "settings_of",
+    "shared_strength",
     "show_map",
     "shown_map",
     "source_of",
