@@ -95,11 +95,15 @@ class OMNIX_OT_extract_pbr(Extraction, bpy.types.Operator):
 
     def begin(self, context: bpy.types.Context, *, interactive: bool) -> job.Job:
         """What scripts leave out has its default; in the window it is what the panel says."""
+        from .build import place
+
         if interactive:
             choices = context.scene.omnix
             for name in _CHOICES:
                 if not self.properties.is_property_set(name):
                     setattr(self, name, getattr(choices, name))
+        if self.build:
+            place.refuse_linked(context.scene)
         if self.filepath:
             panorama = source.from_file(self.filepath)
         elif interactive:

@@ -32,6 +32,7 @@ from .record import (
     own_maps,
     part,
     recorded,
+    refuse_linked,
     release,
     root_of,
     shells_of,
@@ -60,8 +61,10 @@ def build_place(
     that which a place of these maps shows, or the file that the report names, or failing that
     `panorama.png`.
 
-    Raises OmnixError, with the scene unchanged, when the maps cannot be read.
+    Raises OmnixError, with the scene unchanged, when that is of another file or the maps cannot be
+    read.
     """
+    refuse_linked(context.scene)
     collection = find(name, Path(folder))
     if collection is not None:
         _refuse_while_worked_on(collection)

@@ -55,6 +55,14 @@ def find(name: str, folder: Path | None = None) -> bpy.types.Collection | None:
     return min((item for item in places() if name_of(item) == name), key=apart, default=None)
 
 
+def refuse_linked(scene: bpy.types.Scene) -> None:
+    """Raise OmnixError where nothing can be put into a scene."""
+    if scene.library is not None:
+        raise OmnixError(
+            f"The scene {scene.name} is linked from another file; switch to one of this file first."
+        )
+
+
 def made_from(folder: Path) -> list[bpy.types.Collection]:
     """The places whose maps lie in `folder`."""
     return [item for item in places() if paths.same(folder_of(item), folder)]
