@@ -379,6 +379,50 @@ def test_a_place_on_a_users_object_stays_as_it_is_under_a_world_of_its_panorama(
     assert mapping.inputs["Rotation"].default_value[2] == pytest.approx(-0.8)
 
 
+@pytest.mark.parametrize("hide", ["exclude", "hide_viewport"])
+def test_what_no_view_layer_shows_stands_where_it_did_when_the_file_is_opened_again(
+    blender, build, open_place, tmp_path, hide
+):
+    parent, mine = (blender.data.objects.new(name, None) for name in ("parent", "mine"))
+    blender.context.scene.collection.objects.link(parent)
+    open_place.objects.link(mine)
+    parent.rotation_euler.z, parent.location.x = math.radians(90), 5.0
+    root = build.part(open_place, "root")
+    root.parent, mine.parent = parent, build.part(open_place, "surface")
+    mine.matrix_parent_inverse.translation.z = 2.0
+    mine.location = (1.0, 2.0, 0.5)
+    layer = blender.context.view_layer.layer_collection.children[open_place.name]
+    setattr(layer if hide == "exclude" else open_place, hide, True)
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "place.blend"))
+    blender.ops.wm.open_mainfile(filepath=str(tmp_path / "place.blend"))
+    blender.ops.omnix.use_as_world()
+    mapping = blender.context.scene.world.node_tree.nodes["Mapping"]
+    assert mapping.inputs["Rotation"].default_value[2] == pytest.approx(math.radians(-90))
+    blender.ops.omnix.remove_place()
+    mine = blender.data.objects["mine"]
+    assert mine.matrix_basis.translation[:] == pytest.approx((3.0, 1.0, 4.1))
+
+
+@pytest.mark.parametrize("held_by", ["VERTEX", "constraint"])
+def test_what_hangs_on_a_vertex_or_a_constraint_stays_where_it_is(
+    blender, build, room_folder, held_by
+):
+    collection = make(blender, build, room_folder)
+    mine, aim = (blender.data.objects.new(name, None) for name in ("mine", "aim"))
+    for item in (mine, aim):
+        blender.context.scene.collection.objects.link(item)
+    aim.location = (7.0, 8.0, 9.0)
+    mine.parent, mine.location.x = build.part(collection, "surface"), 0.25
+    if held_by == "VERTEX":
+        mine.parent_type = held_by
+    else:
+        mine.constraints.new("COPY_LOCATION").target = aim
+    blender.context.view_layer.update()
+    before = mine.matrix_world.translation.copy()
+    blender.ops.omnix.remove_place()
+    assert mine.matrix_basis.translation[:] == pytest.approx(before[:])
+
+
 def test_a_panorama_that_is_gone_makes_no_world(blender, build, open_place, room_folder, tmp_path):
     (tmp_path / "sky.exr").unlink()
     make(blender, build, room_folder)
@@ -1275,22 +1319,28 @@ def test_depth_is_shown_as_its_inverse(blender, build, room_folder):
     assert np.median(np.abs(seen.mean(axis=-1) - wanted)) < 0.02
 
 
-def test_geometry_is_not_cut_under_the_users_hands(blender, build, room_folder):
+@pytest.mark.parametrize(
+    ("mode", "told"), [("EDIT", "in Edit Mode"), ("SCULPT", "being sculpted with Dyntopo")]
+)
+def test_geometry_is_not_cut_under_the_users_hands(blender, build, room_folder, mode, told):
     collection = make(blender, build, room_folder)
     surface = build.part(collection, "surface")
     before, names = vertices(build, collection), everything(blender)
     blender.context.view_layer.objects.active = surface
-    blender.ops.object.mode_set(mode="EDIT")
+    blender.ops.object.mode_set(mode=mode)
+    if mode == "SCULPT":
+        blender.ops.sculpt.dynamic_topology_toggle()
     for change in (
         lambda: make(blender, build, room_folder),
         lambda: build.rebuild(collection, detail=64),
         lambda: build.replace_map(collection, "depth", room_folder / "depth.exr"),
     ):
-        with pytest.raises(Exception, match="in Edit Mode; leave that first"):
+        with pytest.raises(Exception, match=f"{told}; leave that first"):
             change()
     blender.ops.object.mode_set(mode="OBJECT")
     assert everything(blender) == names
-    assert (vertices(build, collection) == before).all()
+    # Dyntopo puts them in another order.
+    assert (np.sort(vertices(build, collection), axis=0) == np.sort(before, axis=0)).all()
 
 
 def test_scaling_leaves_a_lifted_floor_where_it_is(blender, build, room_folder):
@@ -1389,6 +1439,46 @@ def test_drivers_of_the_users_are_left_alone(blender, build, room_folder, follow
         "location",
         "rotation_euler",
     }
+
+
+def test_what_a_copy_follows_leaves_the_place_following(blender, build, room_folder, follow):
+    """They have one material, so its strength is the place's for as long as that follows."""
+    image, nodes = show_room(blender)
+    first = make(blender, build, room_folder, source=image)
+    follow(first)
+    blender.ops.scene.new(type="FULL_COPY")
+    copy = build.find("room")
+    strength = build.control(copy, "Strength")
+    assert copy != first and build.shared_strength(first) is None
+    for on in (False, True):
+        blender.ops.omnix.follow_world(follow=on)
+        assert build.is_following(copy) == on
+        assert "still follows World, as OmniX room does" in build.shared_strength(copy)
+        nodes["background"].inputs["Strength"].default_value = 2.0 + on
+        blender.context.view_layer.update()
+        assert strength.default_value == 2.0 + on
+    # What nobody follows any more is free.
+    build.stop_following(first)
+    blender.ops.omnix.follow_world()
+    assert not build.is_following(first) and build.shared_strength(copy) is None
+    copied = blender.context.scene.world.node_tree.nodes["Background"]
+    copied.inputs["Strength"].default_value = 5.0
+    blender.context.view_layer.update()
+    assert strength.default_value == 5.0
+
+
+def test_a_copy_has_not_lost_the_world_that_its_strength_never_followed(
+    blender, build, room_folder, follow
+):
+    image, nodes = show_room(blender)
+    blender.context.scene.world.node_tree.nodes.remove(nodes["mapping"])
+    first = make(blender, build, room_folder, source=image)
+    follow(first)
+    blender.ops.scene.new(type="FULL_COPY")
+    copy = build.find("room")
+    assert build.is_following(first) and not build.is_following(copy)
+    blender.data.worlds.remove(blender.context.scene.world)
+    assert not build.has_lost_world(copy)
 
 
 def test_a_place_that_a_parent_turns_follows_no_world(blender, build, room_folder):

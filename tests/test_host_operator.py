@@ -895,6 +895,30 @@ def test_a_linked_place_is_left_to_its_own_file(blender, fake_worker, host, pano
         blender.ops.omnix.remove_place()
 
 
+def test_nothing_is_put_into_a_linked_scene(blender, hall, panorama, tmp_path):
+    out = str(tmp_path / "maps")
+    blender.context.scene.name = "Stage"
+    library = str(tmp_path / "library.blend")
+    blender.ops.wm.save_as_mainfile(filepath=library)
+    blender.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
+    blender.ops.omnix.load_maps(directory=out, name="mine")
+    with blender.data.libraries.load(library, link=True) as (_, linked):
+        linked.scenes = ["Stage"]
+    before = datablocks(blender)
+    for change in (
+        lambda: blender.ops.omnix.load_maps(directory=out, name="another"),
+        lambda: blender.ops.omnix.load_maps(directory=out, name="mine"),
+        lambda: blender.ops.omnix.extract_pbr(filepath=str(panorama)),
+        lambda: blender.ops.omnix.remove_place(name="mine"),
+    ):
+        with (
+            blender.context.temp_override(scene=linked.scenes[0]),
+            pytest.raises(RuntimeError, match="The scene Stage is linked from another file"),
+        ):
+            change()
+    assert datablocks(blender) == before
+
+
 def test_a_linked_world_is_not_taken_for_one_of_the_same_name(
     blender, fake_worker, host, panorama, tmp_path
 ):

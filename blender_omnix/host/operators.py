@@ -102,6 +102,8 @@ class OMNIX_OT_extract_pbr(Extraction, bpy.types.Operator):
             for name in _CHOICES:
                 if not self.properties.is_property_set(name):
                     setattr(self, name, getattr(choices, name))
+        if self.build:
+            place.refuse_linked(context.scene)
         if self.filepath:
             panorama = source.from_file(self.filepath)
         elif interactive:

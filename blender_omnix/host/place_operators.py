@@ -246,12 +246,14 @@ class OMNIX_OT_follow_world(_PlaceOperator, bpy.types.Operator):
     )
 
     def change(self, place, context, collection) -> None:
-        if not self.follow:
+        notes = ()
+        if self.follow:
+            showing = world_nodes.showing(context.scene.world)
+            place.follow_world(collection, showing)
+            notes = showing.notes
+        else:
             place.stop_following(collection)
-            return
-        showing = world_nodes.showing(context.scene.world)
-        place.follow_world(collection, showing)
-        for note in showing.notes:
+        for note in filter(None, (*notes, place.shared_strength(collection))):
             self.report({"WARNING"}, note)
 
 
@@ -268,6 +270,8 @@ class OMNIX_OT_use_as_world(_PlaceOperator, bpy.types.Operator):
         else:
             # It is turned by that object.
             place.stop_following(collection)
+        if note := place.shared_strength(collection):
+            self.report({"WARNING"}, note)
 
 
 class OMNIX_OT_show_map(_PlaceOperator, bpy.types.Operator):

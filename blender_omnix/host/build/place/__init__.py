@@ -20,7 +20,14 @@ from .building import (
     replace_map,
 )
 from .cutting import Settings, settings_of
-from .following import follow_world, has_lost_world, is_following, stop_following, use_as_world
+from .following import (
+    follow_world,
+    has_lost_world,
+    is_following,
+    shared_strength,
+    stop_following,
+    use_as_world,
+)
 from .record import (
     changed_maps,
     control,
@@ -35,6 +42,7 @@ from .record import (
     panel_controls,
     part,
     places,
+    refuse_linked,
     return_unpacked,
     set_folder,
     source_of,
@@ -84,6 +92,7 @@ __all__ = [
     "part",
     "places",
     "rebuild",
+    "refuse_linked",
     "reload_maps",
     "remove",
     "replace_map",
@@ -95,6 +104,7 @@ __all__ = [
     "set_mode",
     "set_shadow_catcher",
     "settings_of",
+    "shared_strength",
     "show_map",
     "shown_map",
     "source_of",

@@ -32,6 +32,7 @@ from .record import (
     own_maps,
     part,
     recorded,
+    refuse_linked,
     release,
     root_of,
     shells_of,
@@ -60,8 +61,10 @@ def build_place(
     loaded already; else that which a place of these maps shows, or the file that the report names,
     or failing that `panorama.png`.
 
-    Raises OmnixError, with the scene unchanged, when the maps cannot be read.
+    Raises OmnixError, with the scene unchanged, when that is of another file or the maps cannot be
+    read.
     """
+    refuse_linked(context.scene)
     collection = find(name, Path(folder))
     if collection is not None:
         _refuse_while_worked_on(collection)
@@ -115,8 +118,8 @@ def build_place(
 def rebuild(collection: bpy.types.Collection, **changes: Any) -> None:
     """Cut the place's geometry anew from its images as they are now, with changed `Settings`.
 
-    Raises OmnixError, leaving the place as it is, when an image cannot be read or a mesh is in Edit
-    Mode.
+    Raises OmnixError, leaving the place as it is, when an image cannot be read or a mesh is being
+    worked on.
     """
     _refuse_while_worked_on(collection)
     settings = replace(settings_of(collection), **changes)
@@ -133,7 +136,7 @@ def replace_map(collection: bpy.types.Collection, name: str, path: Path | str) -
 
     A map that the place has lacked so far joins the others. An OpenEXR or Radiance file holds
     linear colours, any other file encoded ones. Raises OmnixError, leaving the place as it is, when
-    the file is no panorama or a mesh that depends on it is in Edit Mode.
+    the file is no panorama or a mesh that depends on it is being worked on.
     """
     cuts = name in ("depth", "normal", "emission")
     if cuts:
@@ -185,6 +188,9 @@ def _refuse_while_worked_on(collection: bpy.types.Collection) -> None:
     for item in shells_of(built_of(collection)).values():
         if item.data.is_editmode:
             raise OmnixError(f"{item.name} is in Edit Mode; leave that first.")
+        if item.use_dynamic_topology_sculpting:
+            # Blender puts its own mesh back on leaving.
+            raise OmnixError(f"{item.name} is being sculpted with Dyntopo; leave that first.")
         if item.data.shape_keys is not None:
             raise OmnixError(
                 f"{item.name} has shape keys, which fit no other mesh than that of today; remove "

@@ -20,6 +20,7 @@ from .record import (
     folder_of,
     has_controls,
     name_of,
+    part,
     places,
     recorded,
     root_of,
@@ -37,7 +38,7 @@ def follow_world(collection: bpy.types.Collection, showing: Showing) -> None:
 
     Drivers keep it so when the world's nodes change, in animations too, until `stop_following`; a
     world that is deleted leaves the place as it is now. What they cannot follow (see `Showing`) is
-    taken over as it is now.
+    taken over as it is now. A strength that is another's too (`shared_strength`) stays.
     """
     stop_following(collection)
     root, strength = root_of(collection), control(collection, "Strength")
@@ -63,33 +64,84 @@ def follow_world(collection: bpy.types.Collection, showing: Showing) -> None:
             curve = root.driver_add("rotation_euler", axis)
             same = inverse or mirror.determinant() * showing.mirror[axis] < 0
             _drive(curve, replace(dial, path=f"{dial.path}[{axis}]"), now, "" if same else "-")
-    dials = {"turned_by": dial, "strengthened_by": showing.strengthened_by}
+    dials = {"turned_by": dial}
+    strengthened_by, others = showing.strengthened_by, _strength_target(collection)
+    if others is None or (strengthened_by is not None and others.id == strengthened_by.owner):
+        dials["strengthened_by"] = strengthened_by
+        strength.default_value = showing.strength
+        if strengthened_by is not None:
+            strength.driver_remove("default_value")
+            _drive(strength.driver_add("default_value"), strengthened_by, showing.strength)
     collection[_FOLLOWED] = {key: by.owner for key, by in dials.items() if by is not None}
-    strength.default_value = showing.strength
-    if showing.strengthened_by is not None:
-        curve = strength.driver_add("default_value")
-        _drive(curve, showing.strengthened_by, showing.strength)
 
 
 def stop_following(collection: bpy.types.Collection) -> None:
-    """Leave rotation and strength as they are now, for the user to set."""
+    """Leave rotation and strength as they are now, for the user to set; but a strength that is
+    another's too (`shared_strength`) as that has it."""
     # Other drivers are the user's.
     followed = collection.pop(_FOLLOWED, {})
     if "turned_by" in followed:
         root_of(collection).driver_remove("rotation_euler")
-    if "strengthened_by" in followed and has_controls(collection):
+    if _strength_target(collection) is not None and _sharer(collection) is None:
         control(collection, "Strength").driver_remove("default_value")
 
 
 def is_following(collection: bpy.types.Collection) -> bool:
     """True where drivers of ours turn the place or set its strength."""
-    return bool(collection.get(_FOLLOWED))
+    return bool(_followed(collection))
 
 
 def has_lost_world(collection: bpy.types.Collection) -> bool:
     """True where the user has deleted the world that the place follows: it stands as it stood when
     it began to follow, until `stop_following`."""
-    return None in collection.get(_FOLLOWED, {}).values()
+    return None in _followed(collection).values()
+
+
+def shared_strength(collection: bpy.types.Collection) -> str | None:
+    """What to tell where the strength of a place follows another world than the place does: since
+    it was copied, with its scene for one, it has the strength of another place."""
+    other = _sharer(collection)
+    if other is None or "strengthened_by" in _followed(collection):
+        return None
+    return (
+        f"The strength still follows {_strength_target(collection).id.name}, as {other.name} does, "
+        "which has the same material."
+    )
+
+
+def _followed(collection: bpy.types.Collection) -> dict[str, bpy.types.ID | None]:
+    """What the place's drivers follow; None where that was deleted."""
+    followed, target = dict(collection.get(_FOLLOWED, {})), _strength_target(collection)
+    if target is None or target.id != followed.get("strengthened_by"):
+        followed.pop("strengthened_by", None)
+    return followed
+
+
+def _sharer(collection: bpy.types.Collection) -> bpy.types.Collection | None:
+    """Another place with the same material that follows the world which sets the strength now."""
+    target = _strength_target(collection)
+    if target is None or target.id is None:
+        return None
+    group = part(collection, "controls_group")
+    for other in places():
+        follows = other.get(_FOLLOWED, {}).get("strengthened_by") == target.id
+        if follows and other != collection and part(other, "controls_group") == group:
+            return other
+    return None
+
+
+def _strength_target(collection: bpy.types.Collection) -> bpy.types.DriverTarget | None:
+    """What a driver of ours on the strength follows."""
+    if not has_controls(collection):
+        return None
+    strength = control(collection, "Strength")
+    animation = strength.id_data.animation_data
+    drivers = () if animation is None else animation.drivers
+    path = strength.path_from_id("default_value")
+    for driver in (curve.driver for curve in drivers if curve.data_path == path):
+        if "typed" in driver.variables:
+            return driver.variables["typed"].targets[0]
+    return None
 
 
 def use_as_world(context: bpy.types.Context, collection: bpy.types.Collection) -> None:

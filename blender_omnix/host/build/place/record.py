@@ -55,6 +55,14 @@ def find(name: str, folder: Path | None = None) -> bpy.types.Collection | None:
     return min((item for item in places() if name_of(item) == name), key=apart, default=None)
 
 
+def refuse_linked(scene: bpy.types.Scene) -> None:
+    """Raise OmnixError where nothing can be put into a scene."""
+    if scene.library is not None:
+        raise OmnixError(
+            f"The scene {scene.name} is linked from another file; switch to one of this file first."
+        )
+
+
 def made_from(folder: Path) -> list[bpy.types.Collection]:
     """The places whose maps lie in `folder`."""
     return [item for item in places() if paths.same(folder_of(item), folder)]
@@ -209,9 +217,25 @@ def panel_controls(
 
 def viewpoint(collection: bpy.types.Collection) -> Matrix:
     """The capture frame in the world: 4 x 4, from panorama coordinates to world coordinates."""
-    root = root_of(collection)
-    # matrix_world lags behind until the next evaluation.
-    return root.matrix_basis.copy() if root.parent is None else root.matrix_world.copy()
+    return _world_of(root_of(collection))
+
+
+def _world_of(item: bpy.types.Object) -> Matrix:
+    """4 x 4, from an object's coordinates to the world's.
+
+    Its `matrix_world` lags behind until the next evaluation, and is lost with a file that is closed
+    where the object is excluded, or hidden with its collection. It is asked all the same of what
+    constraints, physics or parts of the parent move.
+    """
+    parent = item.parent
+    on_part = parent is not None and (
+        parent.type == "CURVE" or item.parent_type in ("BONE", "VERTEX", "VERTEX_3")
+    )
+    if on_part or item.constraints or item.rigid_body is not None:
+        return item.matrix_world.copy()
+    if parent is None:
+        return item.matrix_basis.copy()
+    return _world_of(parent) @ item.matrix_parent_inverse @ item.matrix_basis
 
 
 def root_of(collection: bpy.types.Collection) -> bpy.types.Object:
@@ -282,7 +306,7 @@ def release(parents: Sequence[bpy.types.ID], ours: Sequence[bpy.types.ID]) -> No
     """Let objects of the user's that hang on one of `parents` stay where they are without it."""
     for item in bpy.data.objects:
         if item.parent in parents and item not in ours:
-            here = item.matrix_world.copy()
+            here = _world_of(item)
             item.parent = None
             item.matrix_world = here
 

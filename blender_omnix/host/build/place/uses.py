@@ -31,6 +31,7 @@ from .record import (
     part,
     places,
     recorded,
+    refuse_linked,
     release,
     root_of,
     shells_of,
@@ -196,7 +197,9 @@ def remove(context: bpy.types.Context, collection: bpy.types.Collection) -> None
 
     Objects that the user has put into its collection move to the scene's, and those that hang on
     the place stay where they are; meshes, materials and images that they use are theirs now.
+    Raises OmnixError, with the place still there, where the scene is of another file.
     """
+    refuse_linked(context.scene)
     # Of a place that was copied, with its scene for one, some parts serve both.
     shared = [
         item for other in places() if other != collection for item in recorded(other).values()
