@@ -718,6 +718,14 @@ def test_a_place_that_is_not_there_is_told(blender, build, room_folder):
         pytest.raises(RuntimeError, match="There is no place in this scene"),
     ):
         blender.ops.omnix.set_mode(mode="ORIGINAL")
+    instance = blender.data.objects.new("Set", None)
+    instance.instance_type, instance.instance_collection = "COLLECTION", build.find("room")
+    scene.collection.objects.link(instance)
+    with (
+        blender.context.temp_override(scene=scene),
+        pytest.raises(RuntimeError, match="Set is an instance of one: link its collection"),
+    ):
+        blender.ops.omnix.set_mode(mode="ORIGINAL")
 
 
 @pytest.mark.parametrize("override", [False, True])
@@ -967,6 +975,8 @@ def test_the_camera_sees_all_of_a_place(blender, build, tmp_path, scale):
         assert (lens.clip_start, lens.clip_end) == (usual.clip_start, usual.clip_end)
     lens.clip_start = 0.5
     assert build.add_camera(blender.context, collection).data.clip_start == 0.5
+    build.scale(collection, 0.01)
+    assert lens.clip_start < 0.02 * made["depth"].min()
 
 
 def test_a_replaced_depth_map_is_followed(blender, build, room_folder, tmp_path):
@@ -1391,6 +1401,17 @@ def test_a_map_can_be_mended_while_others_are_missing(blender, build, room_folde
     source.filepath = str(tmp_path / "gone.exr")
     build.replace_map(collection, "roughness", tmp_path / "roughness.png")
     assert build.part(collection, "map_roughness").size[0] == 128
+
+
+def test_a_deleted_panorama_is_told_before_a_map_is_replaced(blender, build, room_folder):
+    collection = make(blender, build, room_folder)
+    blender.data.images.remove(build.source_of(collection))
+    count = len(blender.data.images)
+    with pytest.raises(RuntimeError, match="The panorama of room was deleted; undo that, or load"):
+        blender.ops.omnix.replace_map(map="roughness", filepath=str(room_folder / "metallic.png"))
+    assert len(blender.data.images) == count
+    blender.ops.omnix.replace_map(map="panorama", filepath=str(room_folder / "panorama.png"))
+    assert build.source_of(collection) == build.part(collection, "map_panorama")
 
 
 def test_what_the_user_uses_of_a_place_outlives_it(blender, build, room_folder):

@@ -46,6 +46,12 @@ def _advice(linked: bpy.types.Collection) -> str:
     )
 
 
+def _shows_place(item: bpy.types.Object) -> bool:
+    """True for an instance of a collection that is or holds a place."""
+    shown = item.instance_collection if item.instance_type == "COLLECTION" else None
+    return shown is not None and any(map(is_built, (shown, *shown.children_recursive)))
+
+
 class _PlaceOperator:
     """Runs `change(place, context, collection)` on a place, with the module `build.place`, which is
     slow to import; what goes wrong is told in one sentence."""
@@ -79,6 +85,12 @@ class _PlaceOperator:
             called = f"called {self.name} in this file" if self.name else "in this scene"
             linked = _linked(context.scene.collection.children_recursive)
             advice = "" if linked is None else f" {_advice(linked)}."
+            instance = next(filter(_shows_place, context.scene.objects), None)
+            if instance is not None:
+                advice += (
+                    f" {instance.name} is an instance of one: link its collection into the scene, "
+                    "or append it without Instance Collections."
+                )
             raise OmnixError(f"There is no place {called}.{advice}")
         if not self.takes_damage and (damage := place.damage(collection)):
             raise OmnixError(damage)

@@ -136,13 +136,19 @@ def replace_map(collection: bpy.types.Collection, name: str, path: Path | str) -
 
     A map that the place has lacked so far joins the others. An OpenEXR or Radiance file holds
     linear colours, any other file encoded ones. Raises OmnixError, leaving the place as it is, when
-    the file is no panorama or a mesh that depends on it is being worked on.
+    the file is no panorama, a mesh that depends on it is being worked on, or the image of the
+    original light was deleted.
     """
     cuts = name in ("depth", "normal", "emission")
     if cuts:
         _refuse_while_worked_on(collection)
     label = f"OmniX {name_of(collection)} {maps.MAPS[name].label}"
-    built, key = built_of(collection), f"map_{name}"
+    built, key, shown = built_of(collection), f"map_{name}", source_of(collection)
+    if shown is None and name != "panorama":
+        raise OmnixError(
+            f"The panorama of {name_of(collection)} was deleted; undo that, or load the maps in "
+            f"{folder_of(collection)} again."
+        )
     image = _candidate(name, path, label)
     if cuts:
         try:
@@ -150,8 +156,8 @@ def replace_map(collection: bpy.types.Collection, name: str, path: Path | str) -
         except OmnixError:
             delete([image])
             raise
-    earlier, shown = built.get(key), source_of(collection)
-    shade(collection, pictures(built) | {key: image}, image if shown == earlier else shown)
+    source = image if shown in (None, built.get(key)) else shown
+    shade(collection, pictures(built) | {key: image}, source)
     # Also where the user has put another image into the node.
     part(collection, "surface_group").nodes[name].image = image
     if cuts:

@@ -102,6 +102,9 @@ def scale(collection: bpy.types.Collection, factor: float) -> None:
     root = root_of(collection)
     root.location.z += (factor - 1.0) * collection[STATE]["camera_height"] * root.scale.z
     root.scale = [value * factor for value in root.scale]
+    camera = part(collection, "camera_data")
+    if camera is not None:
+        _let_see(camera, collection)
 
 
 def add_camera(
