@@ -34,11 +34,11 @@ _FOLLOWED = "omnix_followed"
 
 
 def follow_world(collection: bpy.types.Collection, showing: Showing) -> None:
-    """Turn and mirror the place as a world does that shows its panorama, and give it that strength.
+    """Turn the place as a world turns that shows its panorama, and give it that strength.
 
     Drivers keep it so when the world's nodes change, in animations too, until `stop_following`; a
-    world that is deleted leaves the place as it is now. What they cannot follow (see `Showing`) is
-    taken over as it is now. A strength that is another's too (`shared_strength`) stays.
+    world that is deleted leaves the place as it is now. What they cannot follow (see `Showing`), as
+    that the world mirrors the panorama, is taken over as it is now. A strength that is another's too (`shared_strength`) stays.
     """
     stop_following(collection)
     root, strength = root_of(collection), control(collection, "Strength")
