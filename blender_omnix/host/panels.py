@@ -39,7 +39,7 @@ class _Extract:
         elif choices.source == "FILE":
             layout.prop(choices, "filepath")
         layout.prop(choices, "engine")
-        layout.prop(choices, "camera_height")
+        layout.prop(choices, "camera_height", text="Height (m)")
         layout.prop(choices, "build")
         running = job.running()
         if running is None:

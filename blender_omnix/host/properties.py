@@ -70,8 +70,8 @@ def exposure_property(*options: str) -> object:
 def camera_height_property(*options: str) -> object:
     return bpy.props.FloatProperty(
         # Not of the scene's units: in a scene in centimetres the default would be 1.6 of them.
-        name="Camera Height (m)",
-        description="Height of the panorama's viewpoint above the floor, which sets the scale",
+        name="Camera Height",
+        description="Metres from the floor to the panorama's viewpoint, which set the scale",
         default=1.6,
         min=0.01,
         max=1000.0,

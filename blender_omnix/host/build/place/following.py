@@ -38,7 +38,8 @@ def follow_world(collection: bpy.types.Collection, showing: Showing) -> None:
 
     Drivers keep it so when the world's nodes change, in animations too, until `stop_following`; a
     world that is deleted leaves the place as it is now. What they cannot follow (see `Showing`), as
-    that the world mirrors the panorama, is taken over as it is now. A strength that is another's too (`shared_strength`) stays.
+    that the world mirrors the panorama, is taken over as it is now. A strength that is another's
+    too (`shared_strength`) stays.
     """
     stop_following(collection)
     root, strength = root_of(collection), control(collection, "Strength")
