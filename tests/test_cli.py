@@ -81,14 +81,24 @@ def test_what_a_failure_is_told_as(error, words):
     assert words in errors.sentence(error)
 
 
-def test_ctrl_c_whose_reader_is_gone_ends_the_same(tmp_path):
+@pytest.mark.parametrize("met", ["ImportError", "BrokenPipeError"])
+def test_ctrl_c_whose_reader_is_gone_ends_the_same(met):
+    """Told while a library is imported, which makes what it meets its own, and while one prints."""
     read, write = os.pipe()
     os.close(read)
-    code = """if True:
+    code = f"""if True:
         import os, signal
         from blender_omnix import cli
         parser = cli._parser
-        cli._parser = lambda: (os.kill(os.getpid(), signal.SIGINT), parser())[1]
+        def interrupted():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except BaseException:
+                raise ImportError
+            if {met} is BrokenPipeError:
+                raise BrokenPipeError
+            return parser()
+        cli._parser = interrupted
         raise SystemExit(cli.main(["extract", "a.exr", "--out", "b"]))
     """
     done = subprocess.run([sys.executable, "-c", code], stderr=write, check=False)
