@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from . import wrap
 from .attention import CrossAdapterAttnProcessor
@@ -132,16 +133,12 @@ def schedule(
 
 def pack(latents: torch.Tensor) -> torch.Tensor:
     """(B, C, h, w) to tokens (B, h/2 w/2, 4C): one token per 2 x 2 patch, channel-major."""
-    patches = latents.unflatten(2, (-1, PATCH)).unflatten(4, (-1, PATCH))
-    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+    return F.pixel_unshuffle(latents, PATCH).flatten(2).mT
 
 
 def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """The inverse of `pack`: (B, h/2 w/2, 4C) to (B, C, height, width)."""
-    patches = tokens.unflatten(1, (height // PATCH, width // PATCH)).unflatten(
-        3, (-1, PATCH, PATCH)
-    )
-    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+    return F.pixel_shuffle(tokens.mT.unflatten(2, (height // PATCH, width // PATCH)), PATCH)
 
 
 def position_ids(rows: int, columns: int) -> torch.Tensor:

@@ -125,14 +125,7 @@ def corner_rays(rows: int) -> np.ndarray:
 
 def rays_at(row: np.ndarray, column: np.ndarray, rows: int) -> np.ndarray:
     """Unit vectors (..., 3) float32 of positions on the grid, in cells from its top left."""
-    elevation = (0.5 - row / rows) * np.pi
-    azimuth = (0.5 - column / (2 * rows)) * (2.0 * np.pi)
-    flat = np.cos(elevation)
-    rays = np.empty((*np.broadcast_shapes(elevation.shape, azimuth.shape), 3), np.float32)
-    rays[..., 0] = flat * np.cos(azimuth)
-    rays[..., 1] = flat * np.sin(azimuth)
-    rays[..., 2] = np.sin(elevation)
-    return rays
+    return frames.rays_at(row, column, (rows, 2 * rows))
 
 
 def _tilt(normal: np.ndarray, origin: np.ndarray, target: np.ndarray) -> np.ndarray:
