@@ -19,20 +19,3 @@ from .grid import FAR, Grid, joins, reduce
 from .openings import is_enclosed
 from .shells import lamp_cells, shells
 from .trenches import meet
-
-__all__ = [
-    "BACK",
-    "BACKGROUND",
-    "FAR",
-    "HULL",
-    "PANE",
-    "VISIBLE",
-    "Grid",
-    "Shell",
-    "is_enclosed",
-    "joins",
-    "lamp_cells",
-    "meet",
-    "reduce",
-    "shells",
-]
