@@ -86,12 +86,12 @@ class OMNIX_OT_extract_pbr(Extraction, bpy.types.Operator):
         subtype="DIR_PATH",
         options={"SKIP_SAVE", *properties.PATH_OPTIONS},
     )
-    engine: properties.engine_property("SKIP_SAVE")
-    maps: properties.maps_property("SKIP_SAVE")
-    size: properties.size_property("SKIP_SAVE")
-    exposure: properties.exposure_property("SKIP_SAVE")
-    camera_height: properties.camera_height_property("SKIP_SAVE")
-    build: properties.build_property("SKIP_SAVE")
+    engine: properties.engine_property(options={"SKIP_SAVE"})
+    maps: properties.maps_property(options={"ENUM_FLAG", "SKIP_SAVE"})
+    size: properties.size_property(options={"SKIP_SAVE"})
+    exposure: properties.exposure_property(options={"SKIP_SAVE"})
+    camera_height: properties.camera_height_property(options={"SKIP_SAVE"})
+    build: properties.build_property(options={"SKIP_SAVE"})
 
     def begin(self, context: bpy.types.Context, *, interactive: bool) -> job.Job:
         """What scripts leave out has its default; in the window it is what the panel says."""
@@ -325,8 +325,8 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
         description="The session_uid of the world, instead of its name",
         options={"HIDDEN", "SKIP_SAVE"},
     )
-    camera_height: properties.camera_height_property("SKIP_SAVE")
-    build: properties.build_property("SKIP_SAVE")
+    camera_height: properties.camera_height_property(options={"SKIP_SAVE"})
+    build: properties.build_property(options={"SKIP_SAVE"})
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         context.window_manager.fileselect_add(self)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import bpy
 
 from .. import maps
@@ -22,71 +24,55 @@ PATH_OPTIONS = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) 
 
 # Shared by the panel and the operators, so that all offer the same ranges and defaults. Operators
 # pass SKIP_SAVE: what they were told last time must not win over what the panel says now.
-def engine_property(*options: str) -> object:
-    return bpy.props.EnumProperty(
-        name="Engine",
-        description="What perceives the panorama",
-        items=ENGINES,
-        default="COMPACT",
-        options=set(options),
-    )
-
-
-def maps_property(*options: str) -> object:
-    return bpy.props.EnumProperty(
-        name="Maps",
-        description="Maps to extract",
-        items=MAP_ITEMS,
-        default=set(maps.DEFAULT_MAPS),
-        options={"ENUM_FLAG", *options},
-    )
-
-
-def size_property(*options: str) -> object:
-    return bpy.props.IntProperty(
-        name="Size",
-        description=f"Width of the maps; 0 uses that of the panorama, {maps.MAX_WIDTH} at most",
-        default=0,
-        min=0,
-        max=maps.MAX_WIDTH,
-        subtype="PIXEL",
-        options=set(options),
-    )
-
-
-def exposure_property(*options: str) -> object:
-    return bpy.props.FloatProperty(
-        name="Exposure",
-        description="Stops added to the automatic exposure with which the engine sees the panorama",
-        default=0.0,
-        min=-20.0,
-        max=20.0,
-        soft_min=-4.0,
-        soft_max=4.0,
-        options=set(options),
-    )
-
-
-def camera_height_property(*options: str) -> object:
-    return bpy.props.FloatProperty(
-        # Not of the scene's units: in a scene in centimetres the default would be 1.6 of them.
-        name="Camera Height",
-        description="Metres from the floor to the panorama's viewpoint, which set the scale",
-        default=1.6,
-        min=0.01,
-        max=1000.0,
-        soft_max=10.0,
-        options=set(options),
-    )
-
-
-def build_property(*options: str) -> object:
-    return bpy.props.BoolProperty(
-        name="Build Place",
-        description="Build geometry and material from the maps",
-        default=True,
-        options=set(options),
-    )
+engine_property = partial(
+    bpy.props.EnumProperty,
+    name="Engine",
+    description="What perceives the panorama",
+    items=ENGINES,
+    default="COMPACT",
+)
+maps_property = partial(
+    bpy.props.EnumProperty,
+    name="Maps",
+    description="Maps to extract",
+    items=MAP_ITEMS,
+    default=set(maps.DEFAULT_MAPS),
+)
+size_property = partial(
+    bpy.props.IntProperty,
+    name="Size",
+    description=f"Width of the maps; 0 uses that of the panorama, {maps.MAX_WIDTH} at most",
+    default=0,
+    min=0,
+    max=maps.MAX_WIDTH,
+    subtype="PIXEL",
+)
+exposure_property = partial(
+    bpy.props.FloatProperty,
+    name="Exposure",
+    description="Stops added to the automatic exposure with which the engine sees the panorama",
+    default=0.0,
+    min=-20.0,
+    max=20.0,
+    soft_min=-4.0,
+    soft_max=4.0,
+)
+camera_height_property = partial(
+    bpy.props.FloatProperty,
+    # Not of the scene's units: in a scene in centimetres the default would be 1.6 of them.
+    name="Camera Height",
+    description="Metres from the floor to the panorama's viewpoint, which set the scale",
+    default=1.6,
+    min=0.01,
+    max=1000.0,
+    soft_max=10.0,
+)
+build_property = partial(
+    bpy.props.BoolProperty,
+    name="Build Place",
+    description="Build geometry and material from the maps",
+    default=True,
+)
 
 
 class OMNIX_PG_scene(bpy.types.PropertyGroup):
@@ -118,7 +104,7 @@ class OMNIX_PG_scene(bpy.types.PropertyGroup):
         options=PATH_OPTIONS,
     )
     engine: engine_property()
-    maps: maps_property()
+    maps: maps_property(options={"ENUM_FLAG"})
     size: size_property()
     exposure: exposure_property()
     camera_height: camera_height_property()
