@@ -18,13 +18,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from blender_omnix.engines.compact.engine import CompactEngine, verify
 from blender_omnix.engines.compact.network import TASKS, CompactNetwork, adapted_modules
 from blender_omnix.panorama import frames, tonemap, weighted
 from tests.fakes import BoxRoomEngine
-from training import augment, export, losses, metrics, pack
+from training import augment, export, losses, metrics, pack, sheet
 from training.dataset import Scenes, read, relight, sample, scene_files, under
 from training.evaluate import (
     PACKAGE,
@@ -94,6 +95,7 @@ def folder(tmp_path_factory):
                 {
                     "seed": seed,
                     "kind": "room",
+                    "style": "box",
                     "camera_height": CAMERA_HEIGHT,
                     "tilt_degrees": [0.0, 0.0],
                     "box": BOX,
@@ -259,6 +261,18 @@ def test_relighting_is_a_sum_of_components_and_varies(scene):
         _, residual, *_ = np.linalg.lstsq(design, picture[..., 0].ravel(), rcond=None)
         assert residual[0] < 1e-6 * (picture[..., 0] ** 2).sum() + 1e-6
     assert np.std([p.mean() for p in pictures]) > 0.01
+
+
+def test_a_sheet_shows_scenes_under_their_lights(folder, scene, tmp_path):
+    out = tmp_path / "sheet.png"
+    assert (
+        sheet.main([str(folder / "train"), "--count", "2", "--lights", "0", "--out", str(out)]) == 0
+    )
+    drawn = np.asarray(Image.open(out))
+    assert drawn.shape == (2 * HEIGHT, 7 * 2 * HEIGHT, 3)
+    valid = scene.truth.valid[30:]  # below the label
+    albedo = drawn[30:HEIGHT, 2 * HEIGHT : 4 * HEIGHT]
+    assert (albedo[valid] == scene.truth.albedo[30:][valid]).all()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -464,9 +478,9 @@ def test_the_box_oracle_knows_the_tilt_of_the_camera():
 
 
 def test_training_lowers_the_loss_and_resumes(folder, tmp_path):
-    recipe = Recipe(batch=2, warm_up=2)
+    recipe = Recipe(height=64, batch=2, warm_up=2)
     run = Run.open(tmp_path, 0, recipe)
-    batch = draw(list(Scenes("train", folder).scenes.values()), 0, 0, 2)
+    batch = draw(list(Scenes("train", folder, height=64).scenes.values()), 0, 0, 2)
     before = sum(losses.total(run.model(batch["panorama"]), batch).values())
     train(run, loader(run, folder), minutes=0, steps=6)
     after = sum(losses.total(run.model(batch["panorama"]), batch).values())
