@@ -217,7 +217,7 @@ def test_a_truncated_base_is_a_sentence(capsys, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-100])
     code, out, err = run(capsys, "check", ADAPTER, "--base", tmp_path)
     assert (code, out) == (1, "")
-    assert "truncated" in err
+    assert "is truncated" in err
 
 
 def test_a_base_that_is_not_finite_is_not_blamed_on_the_adapters(capsys, tmp_path):

@@ -172,7 +172,7 @@ def test_truncated_adapter_is_refused_at_every_length(tmp_path):
     file = tmp_path / "x.safetensors"
     for length in (len(whole) - 1, len(whole) // 2, 5000, 100, 9, 1):
         file.write_bytes(whole[:length])
-        with pytest.raises(OmnixError, match="truncated"):
+        with pytest.raises(OmnixError, match="is truncated"):
             read_header(file)
 
 

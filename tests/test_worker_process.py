@@ -208,7 +208,7 @@ def test_killed_from_outside_while_idle(client, panorama, tmp_path):
     client.extract("1", str(panorama), str(tmp_path / "1"), settings())
     # Depending on who is faster the job meets the dying process or starts a new one.
     ending = finish(client, "1")
-    assert ending["type"] == "done" or "killed" in ending["message"]
+    assert ending["type"] == "done" or "was killed" in ending["message"]
 
 
 def test_a_death_between_two_jobs_is_not_lost(client, panorama, tmp_path):
