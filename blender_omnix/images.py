@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 HDR_SUFFIXES = (".exr", ".hdr")
 _LINEAR = ("openexr", "hdr")  # OpenImageIO's names of their formats
+_FLOATS = ("half", "float", "double")
 LDR_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 _BAND_ROWS = 256
 _PNG_END = b"IEND\xaeB`\x82"
@@ -74,7 +75,7 @@ def read_panorama(path: Path | str, max_width: int | None = None) -> Panorama:
         if spec.alpha_channel >= 0:
             notes.append("The image has an alpha channel, which was ignored.")
         # By what it holds: readers go by that, whatever its name says.
-        linear = source.format_name() in _LINEAR or str(spec.format) in ("half", "float")
+        linear = source.format_name() in _LINEAR or str(spec.format) in _FLOATS
         if path.suffix.lower() in HDR_SUFFIXES and not linear:
             notes.append(
                 f"The file is called {path.suffix} but holds a {source.format_name()} picture; its "

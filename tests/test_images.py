@@ -43,9 +43,12 @@ def test_alpha_does_not_darken_the_colour(tmp_path, ramp):
     assert np.abs(images.read_panorama(tmp_path / "a.png").pixels - ramp).max() < 2 / 255
 
 
-@pytest.mark.parametrize("suffix", [".exr", ".hdr"])
-def test_linear_files_keep_values_above_one(tmp_path, ramp, suffix):
-    images.write(tmp_path / f"a{suffix}", ramp * 500, "float")
+@pytest.mark.parametrize(
+    ("suffix", "pixel_type"),
+    [(".exr", "float"), (".hdr", "float"), (".tif", "float"), (".tif", "double")],
+)
+def test_linear_files_keep_values_above_one(tmp_path, ramp, suffix, pixel_type):
+    images.write(tmp_path / f"a{suffix}", ramp * 500, pixel_type)
     source = images.read_panorama(tmp_path / f"a{suffix}")
     assert source.linear
     assert np.abs(source.pixels - ramp * 500).max() < 4.0
