@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -246,7 +247,7 @@ def read_raw(path: Path) -> np.ndarray:
 def write(path: Path, array: np.ndarray, pixel_type: str) -> None:
     """Write (H, W) or (H, W, 3) float32 as 'uint8', 'uint16', 'half' or 'float'.
 
-    Integer types take 0..1. Raises OSError with OpenImageIO's reason.
+    Integer types take 0..1. Raises OSError with the reason.
     """
     import OpenImageIO as oiio
 
@@ -262,12 +263,20 @@ def write(path: Path, array: np.ndarray, pixel_type: str) -> None:
         spec.attribute("png:compressionLevel", 2)
     output = oiio.ImageOutput.create(str(path))
     if output is None or not output.open(str(path), spec):
-        raise OSError(oiio.geterror() if output is None else output.geterror())
+        raise _failure(path, array, oiio.geterror() if output is None else output.geterror())
     done = output.write_image(_quantise(array, pixel_type).reshape(*array.shape[:2], channels))
     reason = output.geterror()
     if not output.close() or not done:
-        raise OSError(reason or output.geterror())
+        raise _failure(path, array, reason or output.geterror())
     _refuse_cut(path)
+
+
+def _failure(path: Path, array: np.ndarray, reason: str) -> OSError:
+    """Why an array cannot be written, by OpenImageIO's `reason`, which tells of no full disk."""
+    if shutil.disk_usage(path.parent).free < array.nbytes:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    # The path is a temporary one, which says nothing to the user.
+    return OSError(reason.replace(str(path), path.name))
 
 
 def _refuse_cut(path: Path) -> None:
