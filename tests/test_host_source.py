@@ -150,6 +150,24 @@ def test_colours_of_another_space_reach_the_worker_as_blender_shows_them(
     np.testing.assert_allclose(written.pixels[:3], image.pixels[:3], rtol=1e-5)
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_colours_leave_a_file_of_another_working_space_as_rec709(
+    blender, host, source, tmp_path, saved
+):
+    if blender.app.version < (5, 0, 0):
+        pytest.skip("This Blender has no other working space.")
+    blender.ops.wm.set_working_color_space(working_space="ACEScg", convert_colors=False)
+    image = generated(blender)
+    image.pixels.foreach_set(np.tile(np.float32([0.4, 3.2, 1.2, 1.0]), 64 * 32))
+    if saved:
+        host("build.images").save(image, tmp_path / "sky.exr", "Linear Rec.709")
+    else:
+        found = source.from_image(image)
+    written = blender.data.images.load(str(tmp_path / "sky.exr" if saved else found.file))
+    written.colorspace_settings.name = "Non-Color"
+    np.testing.assert_allclose(written.pixels[:3], (-1.408, 3.586, 0.961), atol=2e-3)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_encoded_colours_of_another_space_are_told(blender, source, tmp_path, packed):
     image = blender.data.images.load(str(write_png(blender, tmp_path / "hall.png")))

@@ -149,7 +149,7 @@ def _exported(image: bpy.types.Image, name: str) -> Source:
 
     scratch, file = _scratch(name, ".exr" if image.is_float else ".png")
     try:
-        images.write(images.read(image, 3), file)
+        images.write(images.read_colours(image), file)
     except OmnixError:
         raise OmnixError(
             f"The pixels of the image {image.name} cannot be read; save it to a file first."
