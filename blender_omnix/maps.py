@@ -199,6 +199,12 @@ def refuse_unless_writable(folder: Path) -> None:
             "inside it."
         )
     try:
+        if folder.exists() and folder.samefile(os.curdir):
+            # Whoever stands there, as a shell does, would stand in a folder that is gone.
+            raise OmnixError(
+                f"{folder} is the current folder, which cannot be replaced as a whole; choose a "
+                "folder inside it, or change to another folder first."
+            )
         occupied = folder.is_dir() and not is_map_set(folder)
         occupied = occupied and any(file.name not in CLUTTER for file in folder.iterdir())
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -222,11 +228,18 @@ class MapSetWriter:
 
     Maps are written one by one, so a caller need not hold them all. Leaving the `with` block
     without `publish` removes what was written and leaves an earlier set as it was.
+
+    Raises OmnixError, here or on entering, for a folder that cannot be written or replaced.
     """
 
     def __init__(self, folder: Path | str) -> None:
         # Of a link, the folder that it leads to is replaced, and the link stays.
-        self.folder = Path(os.path.realpath(folder))
+        try:
+            self.folder = Path(os.path.realpath(folder))
+        except FileNotFoundError:
+            raise OmnixError(
+                f"{folder} cannot be found, for the current folder is gone; change to another one."
+            ) from None
         self._partial = self._sibling("partial")
 
     def _sibling(self, what: str) -> Path:

@@ -222,6 +222,24 @@ def test_the_root_of_a_disk_is_refused_before_the_work(tmp_path, monkeypatch):
         maps.MapSetWriter(tmp_path).__enter__()
 
 
+def test_the_current_folder_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "", tmp_path):
+        with pytest.raises(OmnixError, match=r"is the current folder, .* choose a folder inside"):
+            maps.MapSetWriter(folder).__enter__()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that somebody stands in")
+def test_a_current_folder_that_is_gone_is_told(tmp_path, room, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(OmnixError, match="set cannot be found, for the current folder is gone"):
+        maps.MapSetWriter("set")
+    maps.save(tmp_path / "set", room, REPORT)
+    maps.save(tmp_path / "set", room, REPORT)
+
+
 def test_a_file_of_the_users_that_does_not_move_is_told_of(tmp_path, room, monkeypatch):
     folder = tmp_path / "set"
     maps.save(folder, room, REPORT)
