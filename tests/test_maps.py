@@ -64,6 +64,17 @@ def test_round_trip_keeps_every_map(tmp_path, room):
     assert report == REPORT
 
 
+def test_a_set_that_a_dead_process_moved_away_comes_back_before_the_next_is_written(tmp_path, room):
+    folder = tmp_path / "set"
+    maps.save(folder, room, REPORT)
+    (folder / "notes.txt").write_text("mine")
+    folder.rename(tmp_path / ".set.0123abcd.earlier")
+    maps.save(folder, {"albedo": room["albedo"]}, REPORT)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert set(maps.map_files(folder)) == {"albedo"}
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
 def test_a_map_that_was_changed_is_known(tmp_path, room):
     maps.save(tmp_path / "set", room, REPORT)
     file = tmp_path / "set" / "albedo.png"
