@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_extract(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("extract", help="extract a map set from a panorama file")
     parser.add_argument("file", type=Path, help="an equirectangular image, twice as wide as high")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the map set")
+    parser.add_argument("--out", type=_folder, required=True, metavar="DIR", help="the map set")
     parser.add_argument(
         "--maps",
         type=_names,
@@ -136,6 +136,12 @@ def _measure_compact(folder: Path) -> dict[str, Measured]:
         entry["name"]: Measured(**{key: entry[key] for key in keys & entry.keys()})
         for entry in engine.adapters()
     }
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("no folder is named")
+    return Path(text)
 
 
 def _names(text: str) -> tuple[str, ...]:

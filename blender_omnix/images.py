@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 HDR_SUFFIXES = (".exr", ".hdr")
 _LINEAR = ("openexr", "hdr")  # OpenImageIO's names of their formats
+_FLOATS = ("half", "float", "double")
+# Red, green, blue and white in x and y.
+_REC709_CHROMATICITIES = (0.64, 0.33, 0.3, 0.6, 0.15, 0.06, 0.3127, 0.329)
 LDR_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 _BAND_ROWS = 256
 _PNG_END = b"IEND\xaeB`\x82"
@@ -74,13 +78,15 @@ def read_panorama(path: Path | str, max_width: int | None = None) -> Panorama:
         if spec.alpha_channel >= 0:
             notes.append("The image has an alpha channel, which was ignored.")
         # By what it holds: readers go by that, whatever its name says.
-        linear = source.format_name() in _LINEAR or str(spec.format) in ("half", "float")
+        linear = source.format_name() in _LINEAR or str(spec.format) in _FLOATS
         if path.suffix.lower() in HDR_SUFFIXES and not linear:
             notes.append(
                 f"The file is called {path.suffix} but holds a {source.format_name()} picture; its "
                 "values were taken as encoded, with light of limited range."
             )
-        pixels, flaws = _read_colour(source, path, channels, height, encoded=not linear)
+        matrix, told = _to_rec709(spec) if linear else (None, [])
+        notes += told
+        pixels, flaws = _read_colour(source, path, channels, height, matrix, encoded=not linear)
     finally:
         source.close()
     return Panorama(pixels, linear, spec.width, spec.height, flaws, tuple(notes))
@@ -166,10 +172,54 @@ def _few_channels(spec: Any, path: Path) -> list[int]:
     return colour[:3] if len(colour) >= 3 else [colour[0]] * 3
 
 
+def _to_rec709(spec: Any) -> tuple[np.ndarray | None, list[str]]:
+    """What linear colours (..., 3) are to be multiplied by to be Rec.709, None for nothing; and
+    notes.
+
+    An OpenEXR file may name its space, as the Color Interop Forum's recommendation has it and
+    Blender does since 5.0. Chromaticities alone Blender ignores, and so they are here.
+    """
+    import OpenImageIO as oiio
+
+    space = spec.getattribute("colorInteropID")
+    if space is None:
+        chromaticities = spec.getattribute("chromaticities")
+        if chromaticities is None or np.allclose(chromaticities, _REC709_CHROMATICITIES, atol=1e-3):
+            return None, []
+        return None, [
+            "The image has chromaticities other than Rec.709's; its colours were taken as linear "
+            "Rec.709 all the same."
+        ]
+    if space in ("lin_rec709_scene", "data", "unknown"):
+        return None, []
+    if space.startswith("lin_"):
+        converted = oiio.ImageBufAlgo.colorconvert(
+            oiio.ImageBuf(np.eye(3, dtype=np.float32)[None]),
+            *(space, "lin_rec709_scene"),
+            unpremult=False,
+            colorconfig="ocio://default",  # built in; else $OCIO is asked
+        )
+        if not converted.has_error:
+            note = f"The image is in the colour space {space}; it was converted to linear Rec.709."
+            return np.asarray(converted.get_pixels("float"))[0], [note]
+        converted.geterror()
+    return None, [
+        f"The image is in the colour space {space}, which cannot be converted; its colours were "
+        "taken as linear Rec.709."
+    ]
+
+
 def _read_colour(
-    source: Any, path: Path, channels: list[int], height: int, *, encoded: bool
+    source: Any,
+    path: Path,
+    channels: list[int],
+    height: int,
+    matrix: np.ndarray | None,
+    *,
+    encoded: bool,
 ) -> tuple[np.ndarray, clean.Flaws]:
-    """Channels as (height, 2 height, 3) float32 and their flaws, rows read in bands.
+    """Channels as (height, 2 height, 3) float32, multiplied by `matrix` where there is one, and
+    their flaws, rows read in bands.
 
     Where the picture is reduced it keeps its mean radiance, also where its values are `encoded`;
     what is not a finite number takes no part and negative values are 0, so that one bad pixel
@@ -191,6 +241,8 @@ def _read_colour(
             raise OmnixError(f"{path} is truncated or damaged; copy or export it again.")
         band = np.asarray(band, np.float32).reshape(bottom - top, spec.width, spec.nchannels)
         band = band[..., channels]
+        if matrix is not None:
+            band = band @ matrix
         flaws += clean.Flaws.of(band)
         if spec.width != width:
             band = _shrink(band, bottom - top, width, encoded=encoded)
@@ -245,7 +297,7 @@ def read_raw(path: Path) -> np.ndarray:
 def write(path: Path, array: np.ndarray, pixel_type: str) -> None:
     """Write (H, W) or (H, W, 3) float32 as 'uint8', 'uint16', 'half' or 'float'.
 
-    Integer types take 0..1. Raises OSError with OpenImageIO's reason.
+    Integer types take 0..1. Raises OSError with the reason.
     """
     import OpenImageIO as oiio
 
@@ -261,12 +313,20 @@ def write(path: Path, array: np.ndarray, pixel_type: str) -> None:
         spec.attribute("png:compressionLevel", 2)
     output = oiio.ImageOutput.create(str(path))
     if output is None or not output.open(str(path), spec):
-        raise OSError(oiio.geterror() if output is None else output.geterror())
+        raise _failure(path, array, oiio.geterror() if output is None else output.geterror())
     done = output.write_image(_quantise(array, pixel_type).reshape(*array.shape[:2], channels))
     reason = output.geterror()
     if not output.close() or not done:
-        raise OSError(reason or output.geterror())
+        raise _failure(path, array, reason or output.geterror())
     _refuse_cut(path)
+
+
+def _failure(path: Path, array: np.ndarray, reason: str) -> OSError:
+    """Why an array cannot be written, by OpenImageIO's `reason`, which tells of no full disk."""
+    if shutil.disk_usage(path.parent).free < array.nbytes:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    # The path is a temporary one, which says nothing to the user.
+    return OSError(reason.replace(str(path), path.name))
 
 
 def _refuse_cut(path: Path) -> None:

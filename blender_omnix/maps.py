@@ -199,6 +199,12 @@ def refuse_unless_writable(folder: Path) -> None:
             "inside it."
         )
     try:
+        if folder.exists() and folder.samefile(os.curdir):
+            # Whoever stands there, as a shell does, would stand in a folder that is gone.
+            raise OmnixError(
+                f"{folder} is the current folder, which cannot be replaced as a whole; choose a "
+                "folder inside it, or change to another folder first."
+            )
         occupied = folder.is_dir() and not is_map_set(folder)
         occupied = occupied and any(file.name not in CLUTTER for file in folder.iterdir())
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -222,18 +228,26 @@ class MapSetWriter:
 
     Maps are written one by one, so a caller need not hold them all. Leaving the `with` block
     without `publish` removes what was written and leaves an earlier set as it was.
+
+    Raises OmnixError, here or on entering, for a folder that cannot be written or replaced.
     """
 
     def __init__(self, folder: Path | str) -> None:
         # Of a link, the folder that it leads to is replaced, and the link stays.
-        self.folder = Path(os.path.realpath(folder))
+        try:
+            self.folder = Path(os.path.realpath(folder))
+        except FileNotFoundError:
+            raise OmnixError(
+                f"{folder} cannot be found, for the current folder is gone; change to another one."
+            ) from None
         self._partial = self._sibling("partial")
 
     def _sibling(self, what: str) -> Path:
-        # remove_leftovers finds the folders of a killed process by this name.
+        # _left finds the folders of a killed process by this name.
         return self.folder.parent / f".{self.folder.name}.{uuid.uuid4().hex[:8]}.{what}"
 
     def __enter__(self) -> MapSetWriter:
+        _bring_back(self.folder)
         refuse_unless_writable(self.folder)
         try:
             self._partial.mkdir()
@@ -345,6 +359,21 @@ def _retire(earlier: Path, folder: Path) -> None:
         shutil.rmtree(earlier)
 
 
+def _left(folder: Path, what: str) -> list[Path]:
+    """What processes that died while they wrote `folder` have left, and what living ones write."""
+    return list(folder.parent.glob(f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}.{what}"))
+
+
+def _bring_back(folder: Path) -> None:
+    """Put an earlier set back, with the user's own files in it, which a process moved away that
+    died before it moved the new one in."""
+    # Where it cannot be moved or looked at, it is no worse off than before.
+    with contextlib.suppress(OSError):
+        for earlier in _left(folder, "earlier"):
+            if not folder.exists():
+                move(earlier, folder)
+
+
 def remove_leftovers(folder: Path | str) -> None:
     """Tidy up after a process that was killed while it wrote `folder`.
 
@@ -352,15 +381,13 @@ def remove_leftovers(folder: Path | str) -> None:
     that away and moving the new one in.
     """
     folder = Path(os.path.realpath(folder))
-    name = f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}."
-    for earlier in folder.parent.glob(name + "earlier"):
+    _bring_back(folder)
+    for earlier in _left(folder, "earlier"):
         # A file that does not move is told of when the next set is written.
         with contextlib.suppress(OSError, OmnixError):
             if folder.exists():
                 _retire(earlier, folder)
-            else:
-                move(earlier, folder)
-    for partial in folder.parent.glob(name + "partial"):
+    for partial in _left(folder, "partial"):
         shutil.rmtree(partial, ignore_errors=True)
 
 

@@ -28,6 +28,7 @@ def test_no_command_is_a_usage_error():
     assert run().returncode == 2
     assert run("extract", "a.exr").returncode == 2
     assert run("extract", "a.exr", "--out", "b", "--engine", "magic").returncode == 2
+    assert "argument --out: no folder is named" in run("extract", "a.exr", "--out", "").stderr
 
 
 def test_a_missing_file_gives_one_sentence(tmp_path):

@@ -46,9 +46,10 @@ def direction_image(bpy, height=64):
     return image
 
 
-def write_png(bpy, path, width=64, height=32):
+def write_image(bpy, path, width=64, height=32):
     image = generated(bpy, "Written", width, height, is_float=False)
-    image.filepath_raw, image.file_format = str(path), "PNG"
+    image.filepath_raw = str(path)
+    image.file_format = {".png": "PNG", ".tif": "TIFF"}[path.suffix]
     image.save()
     bpy.data.images.remove(image)
     return path
@@ -77,7 +78,7 @@ def make_world(bpy, image=None):
 
 
 def test_an_image_on_disk_is_used_as_it_is(blender, source, tmp_path):
-    path = write_png(blender, tmp_path / "Große Halle.png")
+    path = write_image(blender, tmp_path / "Große Halle.png")
     image = blender.data.images.load(str(path))
     found = source.from_image(image)
     assert (found.file, found.name, found.image) == (path, "Große Halle", image.session_uid)
@@ -85,7 +86,7 @@ def test_an_image_on_disk_is_used_as_it_is(blender, source, tmp_path):
 
 
 def test_a_packed_image_reaches_the_worker_byte_for_byte(blender, source, tmp_path):
-    path = write_png(blender, tmp_path / "packed.png")
+    path = write_image(blender, tmp_path / "packed.png")
     content = path.read_bytes()
     image = blender.data.images.load(str(path))
     image.pack()
@@ -118,7 +119,7 @@ def test_a_generated_image_is_written_without_loss(blender, source, is_float):
 
 
 def test_painted_pixels_win_over_the_file(blender, source, tmp_path):
-    image = blender.data.images.load(str(write_png(blender, tmp_path / "painted.png")))
+    image = blender.data.images.load(str(write_image(blender, tmp_path / "painted.png")))
     pixels = np.ones(64 * 32 * 4, np.float32)
     image.pixels.foreach_set(pixels)
     assert image.is_dirty
@@ -150,14 +151,51 @@ def test_colours_of_another_space_reach_the_worker_as_blender_shows_them(
     np.testing.assert_allclose(written.pixels[:3], image.pixels[:3], rtol=1e-5)
 
 
+@pytest.mark.parametrize("space", ["sRGB", "Linear Rec.709", "Non-Color"])
+@pytest.mark.parametrize("pixel_type", ["uint16", "float"])
+def test_a_tiff_reaches_the_worker_as_blender_shows_it(
+    blender, source, tmp_path, pixel_type, space
+):
+    pytest.importorskip("OpenImageIO")
+    from blender_omnix import images
+
+    colour = np.float32([0.1, 0.8, 0.3])
+    images.write(tmp_path / "hall.tif", np.tile(colour, (32, 64, 1)), pixel_type)
+    image = blender.data.images.load(str(tmp_path / "hall.tif"))
+    image.colorspace_settings.name = space
+    found = source.from_image(image)
+    panorama = images.read_panorama(found.file)
+    assert panorama.linear and panorama.notes == found.notes == ()
+    np.testing.assert_allclose(panorama.pixels[0, 0], image.pixels[:3], rtol=1e-4)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_colours_leave_a_file_of_another_working_space_as_rec709(
+    blender, host, source, tmp_path, saved
+):
+    if blender.app.version < (5, 0, 0):
+        pytest.skip("This Blender has no other working space.")
+    blender.ops.wm.set_working_color_space(working_space="ACEScg", convert_colors=False)
+    image = generated(blender)
+    image.pixels.foreach_set(np.tile(np.float32([0.4, 3.2, 1.2, 1.0]), 64 * 32))
+    if saved:
+        host("build.images").save(image, tmp_path / "sky.exr", "Linear Rec.709")
+    else:
+        found = source.from_image(image)
+    written = blender.data.images.load(str(tmp_path / "sky.exr" if saved else found.file))
+    written.colorspace_settings.name = "Non-Color"
+    np.testing.assert_allclose(written.pixels[:3], (-1.408, 3.586, 0.961), atol=2e-3)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("packed", [False, True])
-def test_encoded_colours_of_another_space_are_told(blender, source, tmp_path, packed):
-    image = blender.data.images.load(str(write_png(blender, tmp_path / "hall.png")))
+def test_encoded_colours_of_another_space_are_told(blender, source, tmp_path, packed, suffix):
+    image = blender.data.images.load(str(write_image(blender, tmp_path / f"hall{suffix}")))
     image.colorspace_settings.name = "Linear Rec.709"
     if packed:
         image.pack()
     (note,) = source.from_image(image).notes
-    assert "hall.png is in the colour space Linear Rec.709" in note
+    assert f"hall{suffix} is in the colour space Linear Rec.709" in note
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -176,7 +214,7 @@ def test_what_blender_alone_can_read_is_written_for_the_worker(blender, source, 
 
 
 def test_a_missing_file_is_named(blender, source, refusal, tmp_path):
-    path = write_png(blender, tmp_path / "gone.png")
+    path = write_image(blender, tmp_path / "gone.png")
     image = blender.data.images.load(str(path))
     path.unlink()
     with pytest.raises(refusal, match=r"gone\.png"):
@@ -185,7 +223,7 @@ def test_a_missing_file_is_named(blender, source, refusal, tmp_path):
 
 @pytest.mark.parametrize("kind", ["TILED", "SEQUENCE", "MOVIE"])
 def test_anything_but_one_still_image_is_refused(blender, source, refusal, tmp_path, kind):
-    image = blender.data.images.load(str(write_png(blender, tmp_path / "tile.1001.png")))
+    image = blender.data.images.load(str(write_image(blender, tmp_path / "tile.1001.png")))
     image.source = kind
     with pytest.raises(refusal, match="single still image"):
         source.from_image(image)

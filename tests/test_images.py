@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import OpenImageIO as oiio
@@ -43,9 +45,12 @@ def test_alpha_does_not_darken_the_colour(tmp_path, ramp):
     assert np.abs(images.read_panorama(tmp_path / "a.png").pixels - ramp).max() < 2 / 255
 
 
-@pytest.mark.parametrize("suffix", [".exr", ".hdr"])
-def test_linear_files_keep_values_above_one(tmp_path, ramp, suffix):
-    images.write(tmp_path / f"a{suffix}", ramp * 500, "float")
+@pytest.mark.parametrize(
+    ("suffix", "pixel_type"),
+    [(".exr", "float"), (".hdr", "float"), (".tif", "float"), (".tif", "double")],
+)
+def test_linear_files_keep_values_above_one(tmp_path, ramp, suffix, pixel_type):
+    images.write(tmp_path / f"a{suffix}", ramp * 500, pixel_type)
     source = images.read_panorama(tmp_path / f"a{suffix}")
     assert source.linear
     assert np.abs(source.pixels - ramp * 500).max() < 4.0
@@ -115,7 +120,7 @@ def test_half_floats_stay_finite(tmp_path):
     assert stored.tolist() == [[65504.0, -65504.0], [1.0, 0.0]]
 
 
-def save_layers(path, layers, title="", **window):
+def save_layers(path, layers, title="", attributes=None, **window):
     """An EXR of named layers of three channels each."""
     names = [f"{layer}{'.' if layer else ''}{c}" for layer in layers for c in "RGB"]
     height, width = next(iter(layers.values())).shape[:2]
@@ -123,6 +128,8 @@ def save_layers(path, layers, title="", **window):
     spec.channelnames = names
     if title:
         spec.attribute("oiio:subimagename", title)
+    for name, value in (attributes or {}).items():
+        spec.attribute(name, *value)
     for name, value in window.items():
         setattr(spec, name, value)
     output = oiio.ImageOutput.create(str(path))
@@ -158,6 +165,53 @@ def test_of_several_unnamed_pictures_none_is_guessed(tmp_path, ramp):
     save_layers(tmp_path / "a.exr", {"left": ramp, "right": ramp})
     with pytest.raises(OmnixError, match=r"a\.exr holds several layers \(left, right\)"):
         images.read_panorama(tmp_path / "a.exr")
+
+
+@pytest.mark.parametrize(
+    ("space", "colour"),
+    [
+        ("lin_rec709_scene", (0.4, 3.2, 1.2)),
+        ("data", (0.4, 3.2, 1.2)),
+        ("lin_ap1_scene", (-1.408, 3.586, 0.961)),
+        ("lin_rec2020_scene", (-1.304, 3.565, 1.013)),
+    ],
+)
+def test_a_colour_space_that_the_file_names_is_converted(
+    tmp_path, ramp, space, colour, monkeypatch
+):
+    monkeypatch.setenv("OCIO", str(tmp_path / "none.ocio"))
+    layers = {"": ramp * 0 + (0.4, 3.2, 1.2)}
+    path = save_layers(tmp_path / "a.exr", layers, attributes={"colorInteropID": [space]})
+    source = images.read_panorama(path)
+    assert source.pixels.dtype == np.float32
+    np.testing.assert_allclose(source.pixels[5, 7], colour, atol=2e-3)
+    told = [f"in the colour space {space}; it was converted" in note for note in source.notes]
+    assert told == [True] * (colour[0] < 0)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "words"),
+    [
+        ({"colorInteropID": ["srgb_rec709_display"]}, "in the colour space srgb_rec709_display"),
+        ({"colorInteropID": ["lin_of_mine"]}, "in the colour space lin_of_mine, which cannot"),
+        (
+            {"chromaticities": ["float[8]", (0.713, 0.293, 0.165, 0.83, 0.128, 0.044, 0.32, 0.34)]},
+            "chromaticities other than",
+        ),
+    ],
+)
+def test_colours_that_are_not_converted_are_told(tmp_path, ramp, attribute, words):
+    path = save_layers(tmp_path / "a.exr", {"": ramp}, attributes=attribute)
+    source = images.read_panorama(path)
+    assert np.array_equal(source.pixels, ramp)
+    (note,) = source.notes
+    assert words in note
+
+
+def test_the_usual_chromaticities_are_no_news(tmp_path, ramp):
+    rec709 = {"chromaticities": ["float[8]", (0.64, 0.33, 0.3, 0.6, 0.15, 0.06, 0.3127, 0.329)]}
+    path = save_layers(tmp_path / "a.exr", {"": ramp}, attributes=rec709)
+    assert images.read_panorama(path).notes == ()
 
 
 @pytest.mark.parametrize("first", [-10, 10])
@@ -210,11 +264,23 @@ def test_one_bad_pixel_spoils_no_others_of_a_reduced_picture(tmp_path, height):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+@pytest.mark.parametrize("height", [32, 512])  # less than is written at once, and more
 @pytest.mark.parametrize("suffix", [".png", ".exr"])
-def test_a_full_disk_is_told(tmp_path, ramp, suffix):
+def test_a_full_disk_is_told(tmp_path, suffix, height, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     (tmp_path / f"a{suffix}").symlink_to("/dev/full")
-    with pytest.raises(OSError, match=r"No space left|write|cannot"):
-        images.write(tmp_path / f"a{suffix}", ramp, "uint8" if suffix == ".png" else "half")
+    noise = np.random.default_rng(0).random((height, 2 * height, 3), np.float32)
+    with pytest.raises(OSError, match="No space left"):
+        images.write(tmp_path / f"a{suffix}", noise, "uint8" if suffix == ".png" else "half")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_another_failure_is_told_without_the_temporary_folder(tmp_path):
+    (tmp_path / "a.exr").symlink_to("/dev/full")
+    noise = np.random.default_rng(0).random((512, 1024, 3), np.float32)
+    with pytest.raises(OSError, match=r'Failed .*"a\.exr"') as caught:
+        images.write(tmp_path / "a.exr", noise, "half")
+    assert str(tmp_path) not in str(caught.value)
 
 
 def test_a_name_too_long_for_any_disk_is_refused(tmp_path):

@@ -64,6 +64,17 @@ def test_round_trip_keeps_every_map(tmp_path, room):
     assert report == REPORT
 
 
+def test_a_set_that_a_dead_process_moved_away_comes_back_before_the_next_is_written(tmp_path, room):
+    folder = tmp_path / "set"
+    maps.save(folder, room, REPORT)
+    (folder / "notes.txt").write_text("mine")
+    folder.rename(tmp_path / ".set.0123abcd.earlier")
+    maps.save(folder, {"albedo": room["albedo"]}, REPORT)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert set(maps.map_files(folder)) == {"albedo"}
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
 def test_a_map_that_was_changed_is_known(tmp_path, room):
     maps.save(tmp_path / "set", room, REPORT)
     file = tmp_path / "set" / "albedo.png"
@@ -220,6 +231,24 @@ def test_the_root_of_a_disk_is_refused_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
     with pytest.raises(OmnixError, match="is the root of a disk"):
         maps.MapSetWriter(tmp_path).__enter__()
+
+
+def test_the_current_folder_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "", tmp_path):
+        with pytest.raises(OmnixError, match=r"is the current folder, .* choose a folder inside"):
+            maps.MapSetWriter(folder).__enter__()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that somebody stands in")
+def test_a_current_folder_that_is_gone_is_told(tmp_path, room, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(OmnixError, match="set cannot be found, for the current folder is gone"):
+        maps.MapSetWriter("set")
+    maps.save(tmp_path / "set", room, REPORT)
+    maps.save(tmp_path / "set", room, REPORT)
 
 
 def test_a_file_of_the_users_that_does_not_move_is_told_of(tmp_path, room, monkeypatch):

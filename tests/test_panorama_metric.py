@@ -49,6 +49,14 @@ def test_noise_and_tilt_move_the_scale_little():
     assert warning is None
 
 
+def test_a_floor_of_two_layers_lies_at_its_median_height():
+    fall = -frames.directions(64, 128)[..., 2]
+    drop = np.random.default_rng(0).uniform(1.0, 1.148, fall.shape)
+    depth = np.where(fall > 0.4, drop / fall, 0.0)
+    factor, _ = metric.scale_to_camera_height(depth, None, 1.6)
+    assert 1.6 / factor == pytest.approx(1.074, rel=0.005)
+
+
 @pytest.mark.parametrize("share", [0.2, 0.5])
 def test_a_table_below_the_camera_is_not_the_floor(share):
     factor, warning = metric.scale_to_camera_height(*_with_table(share), 1.6)

@@ -81,11 +81,14 @@ def from_image(image: bpy.types.Image | None) -> Source:
             f"The image {image.name} is missing: there is no file {file}; "
             "find it with File > External Data > Find Missing Files."
         )
-    known, space = _SPACES.get(_suffix(image)), image.colorspace_settings.name
+    suffix, space = _suffix(image), image.colorspace_settings.name
+    known = _SPACES.get(suffix)
     usual = space in (known or _ENCODED)
     # The worker goes by the file. What Blender has made of other colours is linear where they are
-    # floats, and as stored where they are not.
-    converted = not usual and image.is_float and image.type != "MULTILAYER"
+    # floats, and as stored where they are not. Of a TIFF the worker takes floats for linear and all
+    # else for encoded; what Blender does depends on its version and on the user.
+    floats = image.is_float and image.type != "MULTILAYER"
+    converted = floats and (not usual or suffix in _TIFF)
     if converted or known is None:
         found = _exported(image, name)
     elif packed:
@@ -95,17 +98,17 @@ def from_image(image: bpy.types.Image | None) -> Source:
     if usual or converted:
         return found
     note = (
-        f"The image {image.name} is in the colour space {space}, but was taken for the usual one."
+        f"The image {image.name} is in the colour space {space}, but was taken in that of its file."
     )
     return replace(found, notes=(note,))
 
 
 _ENCODED, _LINEAR = frozenset({"sRGB"}), frozenset({"Linear Rec.709", "Non-Color"})
-# What the worker takes the files that it reads for. A TIFF is linear where it holds floats.
+_TIFF = (".tif", ".tiff")
+# What the worker takes the files that it reads for; of TIFFs, those that are not of floats.
 _SPACES = {
-    **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp"), _ENCODED),
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", *_TIFF), _ENCODED),
     **dict.fromkeys((".exr", ".hdr"), _LINEAR),
-    **dict.fromkeys((".tif", ".tiff"), _ENCODED | _LINEAR),
 }
 _KINDS = {
     "TILED": "a set of UDIM tiles",
@@ -149,7 +152,7 @@ def _exported(image: bpy.types.Image, name: str) -> Source:
 
     scratch, file = _scratch(name, ".exr" if image.is_float else ".png")
     try:
-        images.write(images.read(image, 3), file)
+        images.write(images.read_colours(image), file)
     except OmnixError:
         raise OmnixError(
             f"The pixels of the image {image.name} cannot be read; save it to a file first."

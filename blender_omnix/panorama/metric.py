@@ -61,7 +61,8 @@ def _lowest_common(drop: np.ndarray, weight: np.ndarray) -> float:
     step = 0.1
     count = int(np.ptp(octaves) / step) + 1
     histogram = np.bincount(((octaves - octaves.min()) / step).astype(int), weight, count)
-    layers = np.convolve(histogram, [0.5, 1.0, 0.5], mode="same")
+    # Not mode="same", which gives three values where there are but two.
+    layers = np.convolve(np.pad(histogram, 1), [0.5, 1.0, 0.5], mode="valid")
     lowest = np.nonzero(layers >= 0.5 * layers.max())[0][-1]
     # Walk up to that layer's own peak, so that the tail below a full layer does not count.
     while lowest > 0 and layers[lowest - 1] > layers[lowest]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import bpy
 import numpy as np
+from mathutils import Color
 
 from ... import maps
 from ...errors import OmnixError
@@ -92,6 +93,21 @@ def read(image: bpy.types.Image, channels: int) -> np.ndarray:
     return pixels[..., 0] if channels == 1 else pixels[..., :channels]
 
 
+def read_colours(image: bpy.types.Image) -> np.ndarray:
+    """The colours of an image, (H, W, 3) float32, row 0 on top: of a float image linear Rec.709,
+    else as they are encoded; of one that holds no colours the values.
+
+    Raises OmnixError as `read` does.
+    """
+    colours = read(image, 3)
+    if not image.is_float or image.colorspace_settings.is_data:
+        return colours
+    # Blender keeps them in the file's working space, which since 5.0 is the user's choice.
+    units = np.eye(3)
+    matrix = np.float32([Color(unit).from_scene_linear_to_rec709_linear() for unit in units])
+    return colours if np.allclose(matrix, units, atol=1e-4) else colours @ matrix
+
+
 def read_normal(image: bpy.types.Image, shape: tuple[int, int]) -> np.ndarray:
     """A normal map as vectors (H, W, 3) in the capture frame, of unit length up to its precision.
 
@@ -125,7 +141,7 @@ def save(image: bpy.types.Image, path: Path, space: str) -> None:
             if not paths.same(source, path):
                 shutil.copyfile(source, path)
             return
-    values = read(image, 3)
+    values = read_colours(image)
     # Blender keeps colours of float images linear and of others as they are encoded.
     if space == "sRGB" and image.is_float:
         values = tonemap.srgb_encode(values)
