@@ -1071,7 +1071,7 @@ def test_the_worker_is_as_the_preferences_want_it_now(
         return SimpleNamespace(extract=lambda *_: None, close=lambda: closed.append(options))
 
     def started_with():
-        start(blender, host, panorama, tmp_path / "maps").state = job.DONE
+        start(blender, host, panorama, tmp_path / "maps").concluded = True
         return made[-1]
 
     job.close()
@@ -1162,6 +1162,7 @@ def test_a_running_job_can_be_cancelled(blender, host, fake_worker, panorama, tm
     advance_until(job, lambda: started.state != job.RUNNING)
     assert started.state == job.CANCELLED
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hall.png"]
+    assert "nothing was changed" in conclude(blender, host, started)
     assert blender.ops.omnix.extract_pbr.poll()
 
 
@@ -1193,6 +1194,7 @@ def test_ctrl_c_cancels_the_job_that_a_script_waits_for(
     with pytest.raises(RuntimeError, match="KeyboardInterrupt"):
         blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(tmp_path / "maps"))
     assert job.last().state == job.CANCELLED
+    assert job.current() is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hall.png"]
 
 
@@ -1266,6 +1268,46 @@ def test_two_at_a_time_are_refused(blender, host, fake_worker, panorama, tmp_pat
     start(blender, host, panorama, tmp_path / "maps")
     with pytest.raises(host("job").OmnixError, match="An extraction is running"):
         start(blender, host, panorama, tmp_path / "other")
+
+
+def test_what_waits_for_a_render_is_not_lost_to_another(
+    blender, host, fake_worker, panorama, tmp_path, monkeypatch
+):
+    job, operators, timers = host("job"), host("operators"), []
+    monkeypatch.setattr(operators, "is_rendering", lambda: True)
+    monkeypatch.setattr(blender.app.timers, "register", lambda tick, **_: timers.append(tick))
+    monkeypatch.setattr(blender.app.timers, "is_registered", timers.__contains__)
+
+    def click(folder):
+        """What is told of it."""
+        told = []
+        operator = SimpleNamespace(
+            begin=lambda *_, **__: start(blender, host, panorama, folder),
+            report=lambda _level, text: told.append(text),
+        )
+        operators.Extraction.invoke(operator, blender.context, None)
+        return told
+
+    assert click(tmp_path / "maps") == []
+    first = job.current()
+    assert not blender.ops.omnix.conclude.poll()
+    operators.conclude(None, blender.context, first)
+    assert job.current() == first
+    advance_until(job, lambda: first.state != job.RUNNING)
+    assert not blender.ops.omnix.extract_pbr.poll()
+    assert not blender.ops.omnix.cancel.poll()
+    (refusal,) = click(tmp_path / "other")
+    assert "An extraction is running" in refusal
+    assert timers == [operators._tick]
+    assert operators._tick() == job.INTERVAL
+    assert blender.ops.omnix.conclude.poll()
+    assert "Maps are in" in conclude(blender, host, first)
+    assert [item.name for item in host("build.place").places()] == ["OmniX hall"]
+    assert conclude(blender, host, first) == ""
+    assert blender.ops.omnix.extract_pbr.poll()
+    # One that is left from before is enough for the next.
+    assert click(tmp_path / "other") == []
+    assert timers == [operators._tick]
 
 
 def test_the_model_can_be_unloaded(blender, host, fake_worker, panorama, tmp_path):

@@ -34,7 +34,7 @@ class Extraction:
 
     @classmethod
     def poll(cls, _context: bpy.types.Context) -> bool:
-        if job.running() is not None:
+        if job.current() is not None:
             cls.poll_message_set("An extraction is running")
             return False
         return True
@@ -62,7 +62,7 @@ class Extraction:
         except OmnixError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        bpy.app.timers.register(_tick, first_interval=job.INTERVAL, persistent=True)
+        _start_timer()
         return {"FINISHED"}
 
 
@@ -173,21 +173,31 @@ def _wait(started: job.Job) -> None:
         while started.state == job.RUNNING:
             time.sleep(job.INTERVAL)
             job.advance()
+        started.concluded = True
         raise
+
+
+def _start_timer() -> None:
+    if not bpy.app.timers.is_registered(_tick):
+        bpy.app.timers.register(_tick, first_interval=job.INTERVAL, persistent=True)
 
 
 def _tick() -> float | None:
     """One look at the worker while the window stays free; the interval to the next, or None."""
     job.advance()
     _redraw_panels()
-    # A render reads what the place would change.
-    if job.running() is not None or bpy.app.is_job_running("RENDER"):
+    if job.running() is not None or is_rendering():
         return job.INTERVAL
-    if job.last() is not None:
+    if job.current() is not None:
         window = bpy.context.window_manager.windows[0]
         with bpy.context.temp_override(window=window):
             bpy.ops.omnix.conclude("INVOKE_DEFAULT")
     return None
+
+
+def is_rendering() -> bool:
+    """Whether a render runs, which reads what a place would change."""
+    return bpy.app.is_job_running("RENDER")
 
 
 def _redraw_panels() -> None:
@@ -204,12 +214,17 @@ class OMNIX_OT_conclude(bpy.types.Operator):
     bl_label = "Conclude Extraction"
     bl_options = {"INTERNAL"}
 
-    _timer = None
+    _timer = _ended = None
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        return job.current() is not None and job.running() is None
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         # What an operator called from a timer reports goes to the terminal; one that ends in the
         # window's own event loop is heard in the status bar.
         manager = context.window_manager
+        self._ended = job.current()
         self._timer = manager.event_timer_add(job.INTERVAL, window=context.window)
         manager.modal_handler_add(self)
         return {"RUNNING_MODAL"}
@@ -218,11 +233,21 @@ class OMNIX_OT_conclude(bpy.types.Operator):
         if event.type != "TIMER":
             return {"PASS_THROUGH"}
         context.window_manager.event_timer_remove(self._timer)
-        return conclude(self, context, job.last())
+        _redraw_panels()
+        return conclude(self, context, self._ended)
+
+    def cancel(self, context: bpy.types.Context) -> None:
+        # Another file was opened, or the window closed: the next tick asks again.
+        context.window_manager.event_timer_remove(self._timer)
+        _start_timer()
 
 
 def conclude(operator: bpy.types.Operator, context: bpy.types.Context, ended: job.Job) -> set[str]:
-    """Apply what a job has made and report how it went, through the operator that asks."""
+    """Apply what a job has made and report how it went, through the operator that asks. Once: of a
+    job that runs, or was concluded, nothing is done."""
+    if ended.state == job.RUNNING or ended.concluded:
+        return {"CANCELLED"}
+    ended.concluded = True
     scratch = contextlib.nullcontext() if ended.renewal is None else ended.renewal.scratch
     with scratch:
         level, message = _conclude(context, ended)
