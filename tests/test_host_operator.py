@@ -1109,6 +1109,24 @@ def test_an_external_python_that_is_none_is_named(blender, host, panorama, monke
         host("job").close()
 
 
+def test_a_worker_without_a_folder_of_its_own_writes_nowhere(
+    blender, host, panorama, tmp_path, monkeypatch
+):
+    host("job").close()
+    monkeypatch.setattr(blender.utils, "_user_resource", lambda *_, **__: str(tmp_path))
+    own = Path(blender.utils.extension_path_user(host("preferences").ADDON, path="worker"))
+    own.parent.mkdir(parents=True)
+    own.write_text("in the way")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    try:
+        with pytest.raises(RuntimeError, match=rf"cannot write to {own} .* that folder writable"):
+            blender.ops.omnix.extract_pbr(filepath=str(panorama))
+    finally:
+        host("job").close()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("mode", ["killed", "exit", "defect"])
 def test_a_worker_that_dies_says_where_its_log_is(blender, fake_worker, panorama, tmp_path, mode):
     fake_worker(mode)

@@ -183,7 +183,8 @@ def _worker(context: bpy.types.Context) -> WorkerClient:
         _client.close()
         _client = None
     if _client is None:
-        state = bpy.utils.extension_path_user(preferences.ADDON, path="worker", create=True)
+        # Not created by Blender, which says of a failure nothing that the user would see.
+        state = bpy.utils.extension_path_user(preferences.ADDON, path="worker")
         _client = WorkerClient(package_root=PACKAGE_ROOT, state_dir=Path(state), **options)
         _client_options = options
     return _client
