@@ -1268,6 +1268,46 @@ def test_what_is_renamed_meanwhile_is_found(blender, host, fake_worker, panorama
     assert place.is_following(collection)
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("no texture", "has no environment image"),
+        ("no image", "has no environment image"),
+        ("mirror ball", "is a mirror ball"),
+        ("another image", "which shows Another by now"),
+    ],
+)
+def test_a_place_stands_whatever_became_of_its_world(
+    blender, host, fake_worker, panorama, tmp_path, change, why
+):
+    image = blender.data.images.load(str(panorama))
+    world, nodes = make_world(blender, image)
+    nodes["mapping"].inputs["Rotation"].default_value = TURN
+    folder, place = tmp_path / "maps", host("build.place")
+    started = start(blender, host, panorama, folder, host("source").from_world(world))
+    if change == "no texture":
+        world.node_tree.nodes.remove(nodes["texture"])
+    elif change == "no image":
+        blender.data.images.remove(image)
+    elif change == "mirror ball":
+        nodes["texture"].projection = "MIRROR_BALL"
+    else:
+        nodes["texture"].image = blender.data.images.new("Another", 64, 32)
+    told = conclude(blender, host, started)
+    assert "The place does not follow the world" in told and why in told
+    assert started.message == ""
+    assert blender.context.scene.omnix.folder == str(folder)
+    (collection,) = place.places()
+    assert not place.is_following(collection)
+    assert place.part(collection, "root").rotation_euler[:] == (0.0, 0.0, 0.0)
+    # As little does a script lose it, which names the world alone.
+    if change != "another image":
+        place.remove(blender.context, collection)
+        given = {"directory": str(folder), "world": world.name}
+        assert blender.ops.omnix.load_maps(**given) == {"FINISHED"}
+        assert len(list(place.places())) == 1
+
+
 def test_the_place_is_built_in_the_scene_that_asked_for_it(
     blender, host, fake_worker, panorama, tmp_path
 ):

@@ -286,7 +286,12 @@ def _apply(ended: job.Job) -> None:
     if ended.renewal is None:
         if ended.build:
             # What the nested operator reports goes to the terminal alone.
-            ended.notes += destination.kept_and_lost(ended.source.name, ended.folder)
+            ended.notes += _notes(
+                ended.source.name,
+                ended.folder,
+                source.alive(bpy.data.worlds, ended.source.world),
+                source.alive(bpy.data.images, ended.source.image),
+            )
         else:
             ended.notes += destination.older_geometry(ended.folder)
         bpy.ops.omnix.load_maps(
@@ -390,21 +395,47 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
         from .build import place
 
         name = self.name or destination.name_for(folder)
+        image = _meant(bpy.data.images, self.image_uid, self.image)
+        world = _meant(bpy.data.worlds, self.world_uid, self.world)
         new = place.find(name, folder) is None
-        notes = destination.kept_and_lost(name, folder)
+        notes = _notes(name, folder, world, image)
         collection = place.build_place(
             context,
             folder,
             name=name,
             camera_height=self.camera_height,
-            source=_meant(bpy.data.images, self.image_uid, self.image),
+            source=image,
         )
-        world = _meant(bpy.data.worlds, self.world_uid, self.world)
         # A place that stands follows as it did, or stands as the user has turned it.
-        if world is not None and new:
+        if world is not None and new and _unfollowed(world, image) is None:
             place.follow_world(collection, world_nodes.showing(world))
         for note in notes:
             self.report({"WARNING"}, note)
+
+
+def _notes(
+    name: str, folder: Path, world: bpy.types.World | None, image: bpy.types.Image | None
+) -> list[str]:
+    """What to tell of a place that is about to be built or renewed: what it keeps and loses, and
+    why a new one does not follow the world that it is of."""
+    from .build import place
+
+    why = None if world is None else _unfollowed(world, image)
+    if why is None or place.find(name, folder) is not None:
+        return destination.kept_and_lost(name, folder)
+    return [why]
+
+
+def _unfollowed(world: bpy.types.World, image: bpy.types.Image | None) -> str | None:
+    """Why a place cannot follow a world, which may have changed while the maps were made: that
+    shows no panorama, or another than the place's, `image`, where that is known."""
+    try:
+        shown = world_nodes.showing(world).image
+    except OmnixError as error:
+        return f"The place does not follow the world. {error}"
+    if image in (None, shown):
+        return None
+    return f"The place does not follow the world {world.name}, which shows {shown.name} by now."
 
 
 def _meant(datablocks: Any, uid: int, name: str) -> Any:
