@@ -329,6 +329,39 @@ def test_what_was_packed_is_not_lost_to_maps_elsewhere(blender, hall, host, pano
     assert image.pixels[0] == pytest.approx(0.25, abs=0.003)
 
 
+def test_maps_that_are_changed_while_a_job_runs_are_not_overwritten(
+    blender, hall, host, panorama, tmp_path
+):
+    folder, place = tmp_path / "maps", host("build.place")
+    # One that is there when the job begins; the worker has not looked at it yet.
+    started = start(blender, host, panorama, folder)
+    write_varied_png(blender, folder / "albedo.png")
+    before = content(folder)
+    told = conclude(blender, host, started)
+    assert f"The albedo in {folder} changed" in told
+    assert content(folder) == before
+    (beside,) = tmp_path.glob("maps-new-*")
+    assert str(beside) in told and maps.is_map_set(beside)
+    assert place.folder_of(hall) == folder
+
+
+@pytest.mark.parametrize("lacking", [False, True])
+def test_a_map_that_is_changed_while_it_is_extracted_again_stays(
+    blender, hall, host, tmp_path, lacking
+):
+    renewal, folder = host("renewal"), tmp_path / "maps"
+    made = shutil.copytree(folder, tmp_path / "made")
+    if lacking:
+        (folder / "albedo.png").unlink()
+    planned, _, _ = renewal.plan(hall, "albedo")
+    planned.scratch.cleanup()
+    write_varied_png(blender, folder / "albedo.png")
+    before = content(folder)
+    with pytest.raises(host("job").OmnixError, match="The albedo map changed while"):
+        renewal.put(planned, made)
+    assert content(folder) == before
+
+
 @pytest.mark.parametrize("built", [True, False])
 def test_maps_that_were_changed_are_kept_without_a_place(
     blender, fake_worker, panorama, tmp_path, built
