@@ -165,11 +165,12 @@ def _extract(args: argparse.Namespace) -> int:
         seed=args.seed,
         options=options,
     )
+    silent = args.quiet or sys.stderr is None  # as where a shell has closed it
     report = extract(
         args.file,
         args.out,
         settings,
-        progress=None if args.quiet else print_progress,
+        progress=None if silent else print_progress,
         cancelled=args.cancelled,
     )
     for warning in report["warnings"]:

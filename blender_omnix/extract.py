@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,6 +116,7 @@ def extract(
     *,
     engine: Engine | None = None,
     renews: Renews | None = None,
+    standing: Mapping[str, int] | None = None,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
@@ -123,14 +124,18 @@ def extract(
 
     `engine` is a loaded one to reuse; else one is made as the settings say. With `renews` the
     contact sheet is that of the set which one of the maps is for, as it will be with that map.
-    `progress(stage, fraction)` runs 0..1 over the whole. Raises OmnixError with a sentence for the
-    user, or Cancelled; in both cases an earlier set in `out` is untouched, unless the sentence says
-    that the new one is there and a file of the user's own did not move along.
+    `standing` are the times (`maps.times`) of the maps in `out` that may be replaced, by default
+    those of now; where one is changed meanwhile, the new set is put beside the earlier one, and
+    OmnixError says so. `progress(stage, fraction)` runs 0..1 over the whole. Raises OmnixError with
+    a sentence for the user, or Cancelled; in both cases an earlier set in `out` is untouched,
+    unless the sentence says that the new one is there and a file of the user's own did not move
+    along.
     """
     settings = settings or Settings()
     stages = _Stages(progress, cancelled)
     with maps.MapSetWriter(out) as writer:
         _refuse_own(Path(file), writer.folder)
+        standing = maps.times(writer.folder) if standing is None else standing
         stages.enter("Reading", 0.0)
         source, linear, notes = _read(Path(file), settings)
         done = list(notes)
@@ -185,7 +190,7 @@ def extract(
         }
         if stages.cancelled():
             raise Cancelled
-        return writer.publish(report)
+        return writer.publish(report, standing)
 
 
 def _refuse_own(file: Path, folder: Path) -> None:

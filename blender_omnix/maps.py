@@ -159,6 +159,15 @@ def was_changed(file: Path, report: Mapping[str, Any]) -> bool:
     return written["sha256"] != sha256(file)
 
 
+def times(folder: Path | str) -> dict[str, int]:
+    """When each map of a folder was written, in nanoseconds. Empty where that cannot be looked at,
+    which is told on writing there."""
+    try:
+        return {name: file.stat().st_mtime_ns for name, file in map_files(folder).items()}
+    except OSError:
+        return {}
+
+
 def check_arrays(maps: MapArrays) -> None:
     """Raise ValueError unless every array has the shape, range and size the contract names."""
     import numpy as np
@@ -289,13 +298,16 @@ class MapSetWriter:
         except OSError as error:
             raise _unwritable(self.folder, error) from None
 
-    def publish(self, report: Mapping[str, Any]) -> dict[str, Any]:
+    def publish(
+        self, report: Mapping[str, Any], standing: Mapping[str, int] | None = None
+    ) -> dict[str, Any]:
         """Write the report and put the set in place of an earlier one; the report as written.
 
         Unless it says so already, the report is given the `files`, by which maps that somebody has
         changed since are known (`was_changed`). Files of the user's own that lie in an earlier set
         move along. Raises OmnixError when the set cannot be put in place, or when it is and a file
-        of the user's did not move.
+        of the user's did not move; and, having put it beside the earlier one, where a map of that
+        is no more of the time that `standing` says (see `times`).
         """
         try:
             files = {p.name: _mark(p) for p in map_files(self._partial).values()}
@@ -303,12 +315,20 @@ class MapSetWriter:
             report.setdefault("files", files)
             text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
             self.path(REPORT).write_text(text + "\n", encoding="utf-8")
-            self._replace()
+            self._replace(standing or {})
         except OSError as error:
             raise _unwritable(self.folder, error) from None
         return report
 
-    def _replace(self) -> None:
+    def _replace(self, standing: Mapping[str, int]) -> None:
+        now = times(self.folder)
+        if changed := [name for name in now if standing.get(name, now[name]) != now[name]]:
+            beside = self.folder.with_name(f"{self.folder.name}-new-{uuid.uuid4().hex[:8]}")
+            move(self._partial, beside)
+            raise OmnixError(
+                f"The {', '.join(changed)} in {self.folder} changed while new maps were made, "
+                f"which would be lost; the new maps are in {beside}."
+            )
         if not self.folder.exists():
             move(self._partial, self.folder)
             return

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 
 import pytest
 
-from blender_omnix import cli, engines, errors, images
+from blender_omnix import cli, engines, errors, images, maps
 from tests.fakes import box_room
 
 RUN = [sys.executable, "-m", "blender_omnix"]
@@ -208,6 +209,15 @@ def test_closed_output_causes_no_traceback():
     command = " ".join([*RUN, "adapters", "check", weights, ">&-"])
     done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="closes its errors in a shell")
+def test_closed_errors_are_no_failure(tmp_path):
+    images.write(tmp_path / "room.exr", box_room(64)["picture"], "float")
+    command = shlex.join([*RUN, "extract", f"{tmp_path}/room.exr", "--out", f"{tmp_path}/out"])
+    done = subprocess.run(f"{command} 2>&-", shell=True, stdout=subprocess.PIPE, check=False)
+    assert done.returncode == 0
+    assert maps.is_map_set(tmp_path / "out")
 
 
 def test_a_reader_that_leaves_early_causes_no_traceback():

@@ -26,6 +26,19 @@ def run(source, out, **settings):
     return extract(source, out, Settings(**settings), engine=BoxRoomEngine())
 
 
+def test_a_map_that_is_changed_while_others_are_made_is_not_lost(tmp_path, source):
+    out = tmp_path / "out"
+    run(source, out)
+
+    def paint(stage, _fraction):
+        if stage == "Checking":
+            (out / "albedo.png").write_bytes(b"mine")
+
+    with pytest.raises(OmnixError, match=r"The albedo in .* changed while"):
+        extract(source, out, engine=BoxRoomEngine(), progress=paint)
+    assert (out / "albedo.png").read_bytes() == b"mine"
+
+
 def test_the_whole_set_is_written_at_the_sources_size(tmp_path, source):
     report = run(source, tmp_path / "out")
     loaded = maps.load(tmp_path / "out")

@@ -329,6 +329,39 @@ def test_what_was_packed_is_not_lost_to_maps_elsewhere(blender, hall, host, pano
     assert image.pixels[0] == pytest.approx(0.25, abs=0.003)
 
 
+def test_maps_that_are_changed_while_a_job_runs_are_not_overwritten(
+    blender, hall, host, panorama, tmp_path
+):
+    folder, place = tmp_path / "maps", host("build.place")
+    # One that is there when the job begins; the worker has not looked at it yet.
+    started = start(blender, host, panorama, folder)
+    write_varied_png(blender, folder / "albedo.png")
+    before = content(folder)
+    told = conclude(blender, host, started)
+    assert f"The albedo in {folder} changed" in told
+    assert content(folder) == before
+    (beside,) = tmp_path.glob("maps-new-*")
+    assert str(beside) in told and maps.is_map_set(beside)
+    assert place.folder_of(hall) == folder
+
+
+@pytest.mark.parametrize("lacking", [False, True])
+def test_a_map_that_is_changed_while_it_is_extracted_again_stays(
+    blender, hall, host, tmp_path, lacking
+):
+    renewal, folder = host("renewal"), tmp_path / "maps"
+    made = shutil.copytree(folder, tmp_path / "made")
+    if lacking:
+        (folder / "albedo.png").unlink()
+    planned, _, _ = renewal.plan(hall, "albedo")
+    planned.scratch.cleanup()
+    write_varied_png(blender, folder / "albedo.png")
+    before = content(folder)
+    with pytest.raises(host("job").OmnixError, match="The albedo map changed while"):
+        renewal.put(planned, made)
+    assert content(folder) == before
+
+
 @pytest.mark.parametrize("built", [True, False])
 def test_maps_that_were_changed_are_kept_without_a_place(
     blender, fake_worker, panorama, tmp_path, built
@@ -1071,7 +1104,7 @@ def test_the_worker_is_as_the_preferences_want_it_now(
         return SimpleNamespace(extract=lambda *_: None, close=lambda: closed.append(options))
 
     def started_with():
-        start(blender, host, panorama, tmp_path / "maps").state = job.DONE
+        start(blender, host, panorama, tmp_path / "maps").concluded = True
         return made[-1]
 
     job.close()
@@ -1107,6 +1140,24 @@ def test_an_external_python_that_is_none_is_named(blender, host, panorama, monke
     finally:
         chosen.python = earlier
         host("job").close()
+
+
+def test_a_worker_without_a_folder_of_its_own_writes_nowhere(
+    blender, host, panorama, tmp_path, monkeypatch
+):
+    host("job").close()
+    monkeypatch.setattr(blender.utils, "_user_resource", lambda *_, **__: str(tmp_path))
+    own = Path(blender.utils.extension_path_user(host("preferences").ADDON, path="worker"))
+    own.parent.mkdir(parents=True)
+    own.write_text("in the way")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    try:
+        with pytest.raises(RuntimeError, match=rf"cannot write to {own} .* that folder writable"):
+            blender.ops.omnix.extract_pbr(filepath=str(panorama))
+    finally:
+        host("job").close()
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("mode", ["killed", "exit", "defect"])
@@ -1162,6 +1213,7 @@ def test_a_running_job_can_be_cancelled(blender, host, fake_worker, panorama, tm
     advance_until(job, lambda: started.state != job.RUNNING)
     assert started.state == job.CANCELLED
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hall.png"]
+    assert "nothing was changed" in conclude(blender, host, started)
     assert blender.ops.omnix.extract_pbr.poll()
 
 
@@ -1193,6 +1245,7 @@ def test_ctrl_c_cancels_the_job_that_a_script_waits_for(
     with pytest.raises(RuntimeError, match="KeyboardInterrupt"):
         blender.ops.omnix.extract_pbr(filepath=str(panorama), directory=str(tmp_path / "maps"))
     assert job.last().state == job.CANCELLED
+    assert job.current() is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hall.png"]
 
 
@@ -1248,6 +1301,46 @@ def test_what_is_renamed_meanwhile_is_found(blender, host, fake_worker, panorama
     assert place.is_following(collection)
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("no texture", "has no environment image"),
+        ("no image", "has no environment image"),
+        ("mirror ball", "is a mirror ball"),
+        ("another image", "which shows Another by now"),
+    ],
+)
+def test_a_place_stands_whatever_became_of_its_world(
+    blender, host, fake_worker, panorama, tmp_path, change, why
+):
+    image = blender.data.images.load(str(panorama))
+    world, nodes = make_world(blender, image)
+    nodes["mapping"].inputs["Rotation"].default_value = TURN
+    folder, place = tmp_path / "maps", host("build.place")
+    started = start(blender, host, panorama, folder, host("source").from_world(world))
+    if change == "no texture":
+        world.node_tree.nodes.remove(nodes["texture"])
+    elif change == "no image":
+        blender.data.images.remove(image)
+    elif change == "mirror ball":
+        nodes["texture"].projection = "MIRROR_BALL"
+    else:
+        nodes["texture"].image = blender.data.images.new("Another", 64, 32)
+    told = conclude(blender, host, started)
+    assert "The place does not follow the world" in told and why in told
+    assert started.message == ""
+    assert blender.context.scene.omnix.folder == str(folder)
+    (collection,) = place.places()
+    assert not place.is_following(collection)
+    assert place.part(collection, "root").rotation_euler[:] == (0.0, 0.0, 0.0)
+    # As little does a script lose it, which names the world alone.
+    if change != "another image":
+        place.remove(blender.context, collection)
+        given = {"directory": str(folder), "world": world.name}
+        assert blender.ops.omnix.load_maps(**given) == {"FINISHED"}
+        assert len(list(place.places())) == 1
+
+
 def test_the_place_is_built_in_the_scene_that_asked_for_it(
     blender, host, fake_worker, panorama, tmp_path
 ):
@@ -1266,6 +1359,46 @@ def test_two_at_a_time_are_refused(blender, host, fake_worker, panorama, tmp_pat
     start(blender, host, panorama, tmp_path / "maps")
     with pytest.raises(host("job").OmnixError, match="An extraction is running"):
         start(blender, host, panorama, tmp_path / "other")
+
+
+def test_what_waits_for_a_render_is_not_lost_to_another(
+    blender, host, fake_worker, panorama, tmp_path, monkeypatch
+):
+    job, operators, timers = host("job"), host("operators"), []
+    monkeypatch.setattr(operators, "is_rendering", lambda: True)
+    monkeypatch.setattr(blender.app.timers, "register", lambda tick, **_: timers.append(tick))
+    monkeypatch.setattr(blender.app.timers, "is_registered", timers.__contains__)
+
+    def click(folder):
+        """What is told of it."""
+        told = []
+        operator = SimpleNamespace(
+            begin=lambda *_, **__: start(blender, host, panorama, folder),
+            report=lambda _level, text: told.append(text),
+        )
+        operators.Extraction.invoke(operator, blender.context, None)
+        return told
+
+    assert click(tmp_path / "maps") == []
+    first = job.current()
+    assert not blender.ops.omnix.conclude.poll()
+    operators.conclude(None, blender.context, first)
+    assert job.current() == first
+    advance_until(job, lambda: first.state != job.RUNNING)
+    assert not blender.ops.omnix.extract_pbr.poll()
+    assert not blender.ops.omnix.cancel.poll()
+    (refusal,) = click(tmp_path / "other")
+    assert "An extraction is running" in refusal
+    assert timers == [operators._tick]
+    assert operators._tick() == job.INTERVAL
+    assert blender.ops.omnix.conclude.poll()
+    assert "Maps are in" in conclude(blender, host, first)
+    assert [item.name for item in host("build.place").places()] == ["OmniX hall"]
+    assert conclude(blender, host, first) == ""
+    assert blender.ops.omnix.extract_pbr.poll()
+    # One that is left from before is enough for the next.
+    assert click(tmp_path / "other") == []
+    assert timers == [operators._tick]
 
 
 def test_the_model_can_be_unloaded(blender, host, fake_worker, panorama, tmp_path):

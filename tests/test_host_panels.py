@@ -173,12 +173,19 @@ def test_the_panel_tells_that_the_world_is_gone(blender, draw, host, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("silence", "text"), [(1.0, "Albedo, 3 s left"), (42.0, "Albedo, no answer for 42 s")]
+    ("silence", "state", "text"),
+    [
+        (1.0, "RUNNING", "Albedo, 3 s left"),
+        (42.0, "RUNNING", "Albedo, no answer for 42 s"),
+        (42.0, "DONE", "Waiting for the render to end"),
+    ],
 )
-def test_a_worker_that_does_not_answer_is_told(draw, host, monkeypatch, silence, text):
+def test_what_is_waited_for_is_told(draw, host, monkeypatch, silence, state, text):
     job, panels = host("job"), host("panels")
-    running = {"state": job.RUNNING, "stage": "Albedo", "fraction": 0.5, "seconds_left": 3.0}
-    monkeypatch.setattr(job, "_job", SimpleNamespace(**running, cancelling=False, message=""))
+    running = {"state": state, "stage": "Albedo", "fraction": 0.5, "seconds_left": 3.0}
+    told = {"cancelling": False, "concluded": False, "message": ""}
+    monkeypatch.setattr(job, "_job", SimpleNamespace(**running, **told))
+    monkeypatch.setattr(host("operators"), "is_rendering", lambda: True)
     monkeypatch.setattr(job, "_client", SimpleNamespace(silence=silence, close=lambda: None))
     layout = draw(panels.OMNIX_PT_sidebar)
     assert text in layout.texts

@@ -329,6 +329,34 @@ def test_the_texture_is_found_through_mixes_reroutes_and_groups(blender, source,
     assert showing(world).strength == 3.0
 
 
+@pytest.mark.parametrize("kind", ["ShaderNodeMixShader", "ShaderNodeMix"])
+@pytest.mark.parametrize(("factor", "name"), [(0.0, "Day"), (0.5, "Day"), (1.0, "Night")])
+def test_of_two_panoramas_the_one_that_is_shown_is_taken(blender, source, kind, factor, name):
+    world, nodes = make_world(blender, generated(blender, "Day"))
+    link, new = world.node_tree.links.new, world.node_tree.nodes.new
+    other, mix = new("ShaderNodeTexEnvironment"), new(kind)
+    other.image = generated(blender, "Night")
+    if kind == "ShaderNodeMix":
+        mix.data_type = "RGBA"
+        wanted = ("Factor_Float", "A_Color", "B_Color")
+        fac, a, b = (socket for socket in mix.inputs if socket.identifier in wanted)
+        (mixed,) = (socket for socket in mix.outputs if socket.identifier == "Result_Color")
+        link(mixed, nodes["background"].inputs["Color"])
+    else:
+        fac, a, b = mix.inputs
+        link(mix.outputs[0], nodes["output"].inputs["Surface"])
+    link(nodes["texture"].outputs["Color"], a)
+    link(other.outputs["Color"], b)
+    fac.default_value = factor
+    found = source.from_world(world)
+    assert found.name == name
+    # That it is mixed, and with what.
+    assert len(found.notes) == (2 if factor == 0.5 else 0)
+    # A factor from other nodes may be anything.
+    link(new("ShaderNodeValue").outputs[0], fac)
+    assert "The world also shows Night; Day alone was taken." in source.from_world(world).notes
+
+
 @pytest.mark.parametrize("mirror", [(1.0, 1.0, 1.0), (-1.0, 1.0, 1.0)])
 @pytest.mark.parametrize("kind", ["POINT", "TEXTURE", "VECTOR", "NORMAL"])
 def test_the_rotation_is_the_one_that_is_seen(blender, showing, kind, mirror):

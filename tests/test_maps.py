@@ -121,6 +121,25 @@ def test_a_set_that_cannot_be_put_in_place_brings_the_earlier_one_back(tmp_path,
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
+def test_a_map_that_was_changed_meanwhile_is_not_replaced(tmp_path, room):
+    folder = tmp_path / "set"
+    maps.save(folder, room, REPORT)
+    standing = maps.times(folder)
+    mine = folder / "albedo.png"
+    mine.write_bytes(mine.read_bytes() + b"\0")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with (
+        pytest.raises(OmnixError, match=r"The albedo in .* changed") as told,
+        maps.MapSetWriter(folder) as writer,
+    ):
+        writer.write("depth", room["depth"])
+        writer.publish(REPORT, standing)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (beside,) = (path for path in tmp_path.iterdir() if path != folder)
+    assert str(beside) in str(told.value)
+    assert maps.is_map_set(beside) and set(maps.map_files(beside)) == {"depth"}
+
+
 @pytest.mark.parametrize("name", ["depth", "albedo"])
 def test_a_map_that_is_cut_short_is_refused(tmp_path, room, name):
     maps.save(tmp_path / "set", room, REPORT)

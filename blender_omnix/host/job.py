@@ -39,7 +39,7 @@ class Job:
 
     `folder` is where the worker puts the maps. `scene` is the `session_uid` of the scene that wants
     the place. `renewal` says that one of the maps is for a place that stands. `message` is the
-    sentence of a failure.
+    sentence of a failure. `concluded`: what it made was applied, or what became of it was told.
     """
 
     source: Source
@@ -56,6 +56,7 @@ class Job:
     seconds_left: float | None = None
     message: str = ""
     cancelling: bool = False
+    concluded: bool = False
 
 
 _client: WorkerClient | None = None
@@ -68,6 +69,11 @@ def running() -> Job | None:
     return _job if _job is not None and _job.state == RUNNING else None
 
 
+def current() -> Job | None:
+    """The job that runs now, or has ended and waits for being concluded."""
+    return _job if _job is not None and not _job.concluded else None
+
+
 def last() -> Job | None:
     """The job that runs, or ran last since Blender started."""
     return _job
@@ -76,11 +82,11 @@ def last() -> Job | None:
 def start(context: bpy.types.Context, job: Job, settings: Mapping[str, Any]) -> None:
     """Hand a job to the worker, starting that where needed. Returns at once.
 
-    `settings` are those of `blender_omnix.extract.Settings`. Raises OmnixError when a job runs
-    already or the worker cannot be started.
+    `settings` are those of `blender_omnix.extract.Settings`. Raises OmnixError when there is a
+    `current` job or the worker cannot be started.
     """
     global _job
-    if running() is not None:
+    if current() is not None:
         raise OmnixError("An extraction is running; wait for its end or cancel it.")
     renews = None if job.renewal is None else (job.renewal.map, str(job.renewal.folder))
     _worker(context).extract(job.id, str(job.source.file), str(job.folder), settings, renews)
@@ -177,7 +183,8 @@ def _worker(context: bpy.types.Context) -> WorkerClient:
         _client.close()
         _client = None
     if _client is None:
-        state = bpy.utils.extension_path_user(preferences.ADDON, path="worker", create=True)
+        # Not created by Blender, which says of a failure nothing that the user would see.
+        state = bpy.utils.extension_path_user(preferences.ADDON, path="worker")
         _client = WorkerClient(package_root=PACKAGE_ROOT, state_dir=Path(state), **options)
         _client_options = options
     return _client

@@ -34,7 +34,7 @@ class Extraction:
 
     @classmethod
     def poll(cls, _context: bpy.types.Context) -> bool:
-        if job.running() is not None:
+        if job.current() is not None:
             cls.poll_message_set("An extraction is running")
             return False
         return True
@@ -62,7 +62,7 @@ class Extraction:
         except OmnixError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        bpy.app.timers.register(_tick, first_interval=job.INTERVAL, persistent=True)
+        _start_timer()
         return {"FINISHED"}
 
 
@@ -173,21 +173,31 @@ def _wait(started: job.Job) -> None:
         while started.state == job.RUNNING:
             time.sleep(job.INTERVAL)
             job.advance()
+        started.concluded = True
         raise
+
+
+def _start_timer() -> None:
+    if not bpy.app.timers.is_registered(_tick):
+        bpy.app.timers.register(_tick, first_interval=job.INTERVAL, persistent=True)
 
 
 def _tick() -> float | None:
     """One look at the worker while the window stays free; the interval to the next, or None."""
     job.advance()
     _redraw_panels()
-    # A render reads what the place would change.
-    if job.running() is not None or bpy.app.is_job_running("RENDER"):
+    if job.running() is not None or is_rendering():
         return job.INTERVAL
-    if job.last() is not None:
+    if job.current() is not None:
         window = bpy.context.window_manager.windows[0]
         with bpy.context.temp_override(window=window):
             bpy.ops.omnix.conclude("INVOKE_DEFAULT")
     return None
+
+
+def is_rendering() -> bool:
+    """Whether a render runs, which reads what a place would change."""
+    return bpy.app.is_job_running("RENDER")
 
 
 def _redraw_panels() -> None:
@@ -204,12 +214,17 @@ class OMNIX_OT_conclude(bpy.types.Operator):
     bl_label = "Conclude Extraction"
     bl_options = {"INTERNAL"}
 
-    _timer = None
+    _timer = _ended = None
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        return job.current() is not None and job.running() is None
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         # What an operator called from a timer reports goes to the terminal; one that ends in the
         # window's own event loop is heard in the status bar.
         manager = context.window_manager
+        self._ended = job.current()
         self._timer = manager.event_timer_add(job.INTERVAL, window=context.window)
         manager.modal_handler_add(self)
         return {"RUNNING_MODAL"}
@@ -218,11 +233,21 @@ class OMNIX_OT_conclude(bpy.types.Operator):
         if event.type != "TIMER":
             return {"PASS_THROUGH"}
         context.window_manager.event_timer_remove(self._timer)
-        return conclude(self, context, job.last())
+        _redraw_panels()
+        return conclude(self, context, self._ended)
+
+    def cancel(self, context: bpy.types.Context) -> None:
+        # Another file was opened, or the window closed: the next tick asks again.
+        context.window_manager.event_timer_remove(self._timer)
+        _start_timer()
 
 
 def conclude(operator: bpy.types.Operator, context: bpy.types.Context, ended: job.Job) -> set[str]:
-    """Apply what a job has made and report how it went, through the operator that asks."""
+    """Apply what a job has made and report how it went, through the operator that asks. Once: of a
+    job that runs, or was concluded, nothing is done."""
+    if ended.state == job.RUNNING or ended.concluded:
+        return {"CANCELLED"}
+    ended.concluded = True
     scratch = contextlib.nullcontext() if ended.renewal is None else ended.renewal.scratch
     with scratch:
         level, message = _conclude(context, ended)
@@ -261,7 +286,12 @@ def _apply(ended: job.Job) -> None:
     if ended.renewal is None:
         if ended.build:
             # What the nested operator reports goes to the terminal alone.
-            ended.notes += destination.kept_and_lost(ended.source.name, ended.folder)
+            ended.notes += _notes(
+                ended.source.name,
+                ended.folder,
+                source.alive(bpy.data.worlds, ended.source.world),
+                source.alive(bpy.data.images, ended.source.image),
+            )
         else:
             ended.notes += destination.older_geometry(ended.folder)
         bpy.ops.omnix.load_maps(
@@ -365,21 +395,47 @@ class OMNIX_OT_load_maps(bpy.types.Operator):
         from .build import place
 
         name = self.name or destination.name_for(folder)
+        image = _meant(bpy.data.images, self.image_uid, self.image)
+        world = _meant(bpy.data.worlds, self.world_uid, self.world)
         new = place.find(name, folder) is None
-        notes = destination.kept_and_lost(name, folder)
+        notes = _notes(name, folder, world, image)
         collection = place.build_place(
             context,
             folder,
             name=name,
             camera_height=self.camera_height,
-            source=_meant(bpy.data.images, self.image_uid, self.image),
+            source=image,
         )
-        world = _meant(bpy.data.worlds, self.world_uid, self.world)
         # A place that stands follows as it did, or stands as the user has turned it.
-        if world is not None and new:
+        if world is not None and new and _unfollowed(world, image) is None:
             place.follow_world(collection, world_nodes.showing(world))
         for note in notes:
             self.report({"WARNING"}, note)
+
+
+def _notes(
+    name: str, folder: Path, world: bpy.types.World | None, image: bpy.types.Image | None
+) -> list[str]:
+    """What to tell of a place that is about to be built or renewed: what it keeps and loses, and
+    why a new one does not follow the world that it is of."""
+    from .build import place
+
+    why = None if world is None else _unfollowed(world, image)
+    if why is None or place.find(name, folder) is not None:
+        return destination.kept_and_lost(name, folder)
+    return [why]
+
+
+def _unfollowed(world: bpy.types.World, image: bpy.types.Image | None) -> str | None:
+    """Why a place cannot follow a world, which may have changed while the maps were made: that
+    shows no panorama, or another than the place's, `image`, where that is known."""
+    try:
+        shown = world_nodes.showing(world).image
+    except OmnixError as error:
+        return f"The place does not follow the world. {error}"
+    if image in (None, shown):
+        return None
+    return f"The place does not follow the world {world.name}, which shows {shown.name} by now."
 
 
 def _meant(datablocks: Any, uid: int, name: str) -> Any:

@@ -41,8 +41,8 @@ class _Extract:
         layout.prop(choices, "engine")
         layout.prop(choices, "camera_height", text="Height (m)")
         layout.prop(choices, "build")
-        running = job.running()
-        if running is None:
+        current = job.current()
+        if current is None:
             row = layout.row()
             row.scale_y = 1.5
             row.operator(operators.OMNIX_OT_extract_pbr.bl_idname, icon="WORLD")
@@ -50,20 +50,26 @@ class _Extract:
             if ended is not None and ended.message:
                 sentence(layout.box(), context, ended.message, "ERROR")
         else:
-            _draw_progress(layout, running)
+            _draw_progress(layout, current)
 
 
-def _draw_progress(layout: bpy.types.UILayout, running: job.Job) -> None:
-    stage = "Cancelling" if running.cancelling else running.stage
-    silence = job.silence()
-    more = ""
-    if silence is not None:
-        more = f", no answer for {report.duration(silence)}"
-    elif running.seconds_left is not None:
-        more = f", {report.duration(running.seconds_left)} left"
+def _draw_progress(layout: bpy.types.UILayout, current: job.Job) -> None:
     row = layout.row(align=True)
-    row.progress(factor=running.fraction, text=f"{stage}{more}")
+    row.progress(factor=current.fraction, text=_progress(current))
     row.operator(operators.OMNIX_OT_cancel.bl_idname, text="", icon="CANCEL")
+
+
+def _progress(current: job.Job) -> str:
+    """What a job does now, and for how much longer."""
+    if job.running() is None and operators.is_rendering():
+        return "Waiting for the render to end"
+    stage = "Cancelling" if current.cancelling else current.stage
+    silence = job.silence()
+    if silence is not None:
+        return f"{stage}, no answer for {report.duration(silence)}"
+    if current.seconds_left is not None:
+        return f"{stage}, {report.duration(current.seconds_left)} left"
+    return stage
 
 
 class _Settings:

@@ -22,12 +22,14 @@ from . import paths, source
 class Renewal:
     """One map of the map set `folder`, for the place of that name.
 
-    `scratch` is where the worker extracts it, to be removed after the job.
+    `standing` is the time of that map when this began (see `maps.times`), None where there was
+    none. `scratch` is where the worker extracts it, to be removed after the job.
     """
 
     place: str
     map: str
     folder: Path
+    standing: int | None
     scratch: tempfile.TemporaryDirectory
 
 
@@ -51,7 +53,8 @@ def plan(
         )
     found = _panorama(collection, Path(panorama))
     scratch = paths.scratch()
-    renewal = Renewal(place.name_of(collection), name, folder, scratch)
+    standing = maps.times(folder).get(name)
+    renewal = Renewal(place.name_of(collection), name, folder, standing, scratch)
     return renewal, found, recorded | {"maps": [name]}
 
 
@@ -81,8 +84,13 @@ def put(renewal: Renewal, made: Path) -> list[str]:
 
     Every other map stays as it is; the contact sheet, which was drawn for this set, shows them
     all. The report of the set gains that of the extraction under `renewed`. Raises OmnixError when
-    the set is gone or write-protected.
+    the set is gone or write-protected, or the map was changed meanwhile.
     """
+    if maps.times(renewal.folder).get(renewal.map) not in (None, renewal.standing):
+        raise OmnixError(
+            f"The {renewal.map} map changed while it was extracted again, which would be lost; "
+            "extract it once more if that is meant."
+        )
     report, extraction = maps.read_report(renewal.folder), maps.read_report(made)
     report.setdefault("renewed", {})[renewal.map] = extraction
     report.get("replaced", {}).pop(renewal.map, None)

@@ -55,17 +55,22 @@ def showing(world: bpy.types.World | None) -> Showing:
 
     Raises OmnixError where it shows no image, or one that is not equirectangular.
     """
-    *shaders, node = _path_to_environment(world)
+    (*shaders, node), *others = _paths_to_environments(world)
     rotation, mirror, turned_by, rotation_notes = _rotation(world, node)
     strength, strengthened_by, strength_notes = _strength(world, shaders)
-    notes = (*rotation_notes, *strength_notes, *_colour_notes(shaders))
+    notes = (
+        *rotation_notes,
+        *strength_notes,
+        *_colour_notes(shaders),
+        *_other_notes(node.image, [other.image for *_, other in others]),
+    )
     return Showing(node.image, rotation, mirror, strength, turned_by, strengthened_by, notes)
 
 
-def _path_to_environment(world: bpy.types.World | None) -> list[bpy.types.Node]:
-    """Nodes from the world's output upstream to the first environment texture with an image.
+def _paths_to_environments(world: bpy.types.World | None) -> list[list[bpy.types.Node]]:
+    """Nodes from the world's output upstream to each environment texture with an image.
 
-    Raises OmnixError where there is none, or one that is not equirectangular.
+    Raises OmnixError where there is none, or the first is not equirectangular.
     """
     advice = "give it an Environment Texture, or choose an image or a file as the source"
     if world is None:
@@ -75,15 +80,15 @@ def _path_to_environment(world: bpy.types.World | None) -> list[bpy.types.Node]:
     # Each is that of all engines, where the world has none for this one.
     outputs = map(world.node_tree.get_output_node, ("CYCLES", "EEVEE")) if uses_nodes else ()
     upstream = (_paths(output, (), set()) for output in outputs if output is not None)
-    path = next(itertools.chain.from_iterable(upstream), None)
-    if path is None:
+    paths = list(itertools.chain.from_iterable(upstream))
+    if not paths:
         raise OmnixError(f"The world {world.name} has no environment image; {advice}.")
-    if path[-1].projection != "EQUIRECTANGULAR":
+    if paths[0][-1].projection != "EQUIRECTANGULAR":
         raise OmnixError(
             f"The environment texture of the world {world.name} is a mirror ball; "
             "only equirectangular panoramas can be extracted."
         )
-    return path
+    return paths
 
 
 def _paths(
@@ -91,13 +96,14 @@ def _paths(
 ) -> Iterator[list[bpy.types.Node]]:
     """Depth-first, inputs in order: every path from `node` to an environment with an image.
 
-    Muted nodes, which pass through what they are given, are not among its nodes.
+    Nodes that pass through what they are given (see `_passed`) are not among its nodes.
     """
     if node in seen:
         return
     seen.add(node)
-    if node.mute:
-        for link in _links(passed.from_socket for passed in node.internal_links):
+    passed = _passed(node)
+    if passed is not None:
+        for link in _links(passed):
             yield from _paths(link.from_node, before, seen)
         return
     path = (*before, node)
@@ -109,6 +115,27 @@ def _paths(
                 yield from _paths(inner, path, seen)
     for link in _links(node.inputs):
         yield from _paths(link.from_node, path, seen)
+
+
+def _passed(node: bpy.types.Node) -> list[bpy.types.NodeSocket] | None:
+    """The inputs that a node passes through as they are, and nothing else: if it is muted, or mixes
+    with a typed factor of 0 or 1. None for any other node."""
+    if node.mute:
+        return [passed.from_socket for passed in node.internal_links]
+    if node.bl_idname == "ShaderNodeMixShader":
+        factor, *mixed = node.inputs
+    elif node.bl_idname == "ShaderNodeMix" and node.data_type == "RGBA" and not node.clamp_result:
+        factor, *mixed = (s for s in node.inputs if s.identifier in _MIX_OF_COLOURS)
+    else:
+        return None
+    if _link(factor) is not None or factor.default_value not in (0.0, 1.0):
+        return None
+    if factor.default_value == 1.0 and getattr(node, "blend_type", "MIX") != "MIX":
+        return None
+    return [mixed[int(factor.default_value)]]
+
+
+_MIX_OF_COLOURS = ("Factor_Float", "A_Color", "B_Color")
 
 
 def signs(scale: Iterable[float]) -> tuple[float, ...]:
@@ -256,6 +283,14 @@ def _colour_notes(shaders: list[bpy.types.Node]) -> list[str]:
         for node in shaders
         if node.bl_idname not in _PASSING
     ]
+
+
+def _other_notes(taken: bpy.types.Image, others: Iterable[bpy.types.Image]) -> list[str]:
+    """A note where a world shows other images, too."""
+    names = dict.fromkeys(image.name for image in others if image != taken)
+    if not names:
+        return []
+    return [f"The world also shows {', '.join(names)}; {taken.name} alone was taken."]
 
 
 _PASSING = {

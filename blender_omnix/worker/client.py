@@ -149,7 +149,7 @@ class WorkerClient:
         file, out = os.path.abspath(file), os.path.abspath(out)
         self._jobs[job] = Path(out)
         message: Message = {"type": "extract", "job": job, "file": file, "out": out}
-        message |= {"settings": dict(settings), "renews": None}
+        message |= {"settings": dict(settings), "renews": None, "standing": maps.times(out)}
         if renews is not None:
             name, folder = renews
             message["renews"] = {"map": name, "folder": os.path.abspath(folder)}

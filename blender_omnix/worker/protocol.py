@@ -6,7 +6,8 @@ Host to worker, on its stdin, whose end ends the worker:
 | type    | fields                                                                     |
 | ------- | -------------------------------------------------------------------------- |
 | extract | job, file, out, settings, renews {map, folder}: the map set that one of    |
-|         | the maps is for (null when it is for none)                                 |
+|         | the maps is for (null when it is for none), standing {map: nanoseconds}:   |
+|         | the times of the maps in out that may be replaced                          |
 | cancel  | job                                                                        |
 | unload  |                                                                            |
 

@@ -129,6 +129,7 @@ class Worker:
                 settings,
                 engine=engine,
                 renews=_renews(command),
+                standing=command.get("standing"),
                 progress=progress,
                 cancelled=self._stop.is_set,
             )
