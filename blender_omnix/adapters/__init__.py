@@ -13,7 +13,7 @@ In a model (torch, PEFT):
     inject.inject(model, {name: file}, expected) -> {name: Injected}    refuses or proves
     inject.activate(model, name | None); inject.remove(model, names)
     routing.routing(model, [name of element 0, ...])    context: element i through adapter i alone
-    effect.effects(run, names) -> {name: Effect(off, swapped)}    run(name | None) -> output tensor
+    effect.effects(run, names, moved) -> {name: Effect(off, swapped)}    run(name | None) -> output
     effect.require(effects) raises OmnixError for an adapter without an effect of its own
     report.entry(task, injected, effect) -> entry of report.json's `adapters`
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ...adapters.effect import Effect, effects, require
+from ...adapters.effect import Effect, effects, nudged, require
 from ...adapters.inject import Injected, inject, remove
 from ...adapters.routing import routing
 from ...errors import OmnixError
@@ -80,16 +80,17 @@ class Sampler:
     def _measure(self, names: list[str]) -> dict[str, Effect]:
         shape = self.noise_shape(_PROBE_HEIGHT, 2 * _PROBE_HEIGHT)
         latents = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        latents = latents.to(self._transformer.dtype)
         timestep = torch.tensor([_PROBE_TIMESTEP])
         self._fill(timestep)
 
-        def run(name: str | None) -> torch.Tensor:
+        def run(name: str | None, latents: torch.Tensor = latents) -> torch.Tensor:
             with routing(self._transformer, [name]):
                 return pipeline.velocity(
                     self._transformer, latents, timestep, self._prompt, self._guidance
                 )
 
-        return effects(run, names)
+        return effects(run, names, run(None, nudged(latents)))
 
     def sample(
         self,
