@@ -157,6 +157,8 @@ def test_progress_rises_and_cancelling_stops(engine):
     fractions = [fraction for _stage, fraction in seen]
     assert fractions == sorted(fractions)
     assert {stage for stage, _fraction in seen} == {"Loading Adapters", "Albedo", "Depth"}
+    loading = [fraction for stage, fraction in seen if stage == "Loading Adapters"]
+    assert loading[0] == 0 < loading[1]
 
     seen.clear()
     with pytest.raises(Cancelled):
@@ -165,19 +167,35 @@ def test_progress_rises_and_cancelling_stops(engine):
     assert set(predict_all(lambda: False)) == {"albedo", "depth", "sky"}
 
 
+@pytest.mark.parametrize("asked", [1, 2, 3])
+def test_a_cancel_takes_effect_while_adapters_are_loaded(weights, asked):
+    """Before each task's, and in what measures them."""
+    engine = FluxEngine(weights, ADAPTERS, device="cpu", height=64, steps=1)
+    engine.load(ignore)
+    seen, left = [], iter(range(asked - 1))
+    with pytest.raises(Cancelled):
+        engine.predict(
+            picture(64), ALL, lambda *step: seen.append(step), lambda: next(left, None) is None
+        )
+    assert len(seen) == min(asked - 1, 1)
+    assert engine._entries == {}
+    assert "albedo" in predict(engine, ("albedo",))
+
+
 def test_a_cancel_takes_effect_within_a_step(engine):
+    predict(engine, ("albedo",))  # the adapters are in
     asked = []
 
     def cancelled():
         asked.append(True)
-        return len(asked) > 3
+        return len(asked) > 6
 
     seen = []
     with pytest.raises(Cancelled):
         engine.predict(picture(64), ("albedo",), lambda *step: seen.append(step), cancelled)
-    # Once before the first step, then before each of its blocks.
+    # Before each task's adapters, the latents and the first step, then before each of its blocks.
     assert [stage for stage, _ in seen].count("Albedo") == 1
-    assert len(asked) == 4
+    assert len(asked) == 7
     assert "albedo" in predict(engine, ("albedo",))
 
 

@@ -56,17 +56,20 @@ class Sampler:
         """Shape of one element's latents for (height, width) latent rows and columns."""
         return 1, self._transformer.config.in_channels // pipeline.PATCH**2, height, width
 
-    def add(self, task: str, files: Mapping[str, Path]) -> dict[str, tuple[Injected, Effect]]:
+    def add(
+        self, task: str, files: Mapping[str, Path], on_block: Callable[[], None] = lambda: None
+    ) -> dict[str, tuple[Injected, Effect]]:
         """Inject a task's adapters, {adapter: file} in batch order, the target last.
 
         Each is verified, and what it does to the output of a small fixed input is measured. Raises
         OmnixError, with the transformer as it was, when one is not exactly what the transformer
-        needs, does nothing, or does the same as another.
+        needs, does nothing, or does the same as another. For `on_block` see `sample`.
         """
         names = {f"{task}/{name}": file for name, file in files.items()}
         injected = inject(self._transformer, names, dtype=self._transformer.dtype)
         try:
-            measured = self._measure(list(names))
+            with _before_blocks(self._transformer, on_block):
+                measured = self._measure(list(names))
             require(measured, names)
         except BaseException:
             remove(self._transformer, names)
