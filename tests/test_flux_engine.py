@@ -424,6 +424,16 @@ def test_the_adapters_of_another_task_are_refused(weights, tmp_path):
     assert {"albedo", "normal"} <= set(predict(engine, ("albedo", "normal")))
 
 
+def test_a_copy_of_an_adapter_that_no_map_asked_for_is_refused(weights, tmp_path):
+    root = shutil.copytree(ADAPTERS, tmp_path / "adapters")
+    shutil.copy(root / "rgb_to_albedo/rgb" / PUBLISHED_NAME, root / "rgb_to_depth/rgb")
+    shutil.copy(root / "rgb_to_albedo/albedo" / PUBLISHED_NAME, root / "rgb_to_depth/depth")
+    engine = FluxEngine(weights, root, device="cpu", height=64, steps=1)
+    engine.load(ignore)
+    with pytest.raises(OmnixError, match=r"rgb_to_depth.* and .*rgb_to_albedo.* are one and"):
+        predict(engine, ("depth",))
+
+
 def test_files_that_changed_are_read_again(weights, tmp_path):
     folder, root = tmp_path / "weights", tmp_path / "adapters"
     shutil.copytree(weights, folder)

@@ -6,6 +6,7 @@ Without torch; a large file takes a second, for all its values are looked at:
     inspection.inspect(file, {module: weight shape}) -> Inspection; `.require()` raises OmnixError
     fingerprint.fingerprint(inspection) -> equal for files of which the same is injected
     fingerprint.refuse_copy(inspection, {fingerprint: file}) raises where there is such a file
+    fingerprint.refuse_twin(file, files of other tasks) raises where one is the same file
     layout.flux_modules(config) -> {module: weight shape}, the modules OmniX adapts in FLUX
 
 In a model (torch, PEFT):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ...adapters import find, report
-from ...adapters.fingerprint import refuse_copy
+from ...adapters.fingerprint import refuse_copy, refuse_twin
 from ...errors import Cancelled, OmnixError, lacks_memory
 from ...panorama import resample
 from . import autoencoder, components, conditions, pipeline, prompt, readout
@@ -236,6 +236,9 @@ class FluxEngine:
         if task in self._entries:
             return
         files = find.task_files(self.root, task)
+        known = [item for item in find.find(self.root) if item.task in find.TASKS]
+        for file in files.values():
+            refuse_twin(file, [item.file for item in known if item.task != task])
         stamps = {file: _stamp(file) for file in files.values()}
         added = sampler.add(task, files, on_block)
         self._stamps |= stamps
