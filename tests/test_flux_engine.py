@@ -346,13 +346,23 @@ def test_another_model_is_named(weights, tmp_path, part, model, changes, words):
 
 
 @pytest.mark.parametrize(
-    ("cuda", "mps", "best"),
-    [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+    ("found", "best"),
+    [("cuda", "cuda"), ("mps", "mps"), ("xpu", "xpu"), ("hpu", "cpu"), (None, "cpu")],
 )
-def test_the_best_device_there_is(monkeypatch, cuda, mps, best):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+def test_the_best_device_is_used_and_its_memory_given_back(monkeypatch, found, best):
+    there = None if found is None else torch.device(found)
+    monkeypatch.setattr(
+        torch.accelerator,
+        "current_accelerator",
+        lambda check_available=False: there if check_available else None,
+    )
+    emptied = []
+    for kind in ("cuda", "mps", "xpu"):
+        module = getattr(torch, kind)
+        monkeypatch.setattr(module, "empty_cache", lambda kind=kind: emptied.append(kind))
     assert best_device() == best
+    FluxEngine("weights", "adapters").unload()
+    assert emptied == [best] * (best != "cpu")
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("cuda", torch.bfloat16), ("mps", torch.bfloat16)])

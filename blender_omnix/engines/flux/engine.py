@@ -144,8 +144,8 @@ class FluxEngine:
         self._entries, self._used, self._seen, self._stamps = {}, [], {}, {}
         # The transformer and its hooks refer to one another.
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if (kind := best_device()) != "cpu":
+            torch.get_device_module(kind).empty_cache()
 
     def adapters(self) -> list[dict[str, Any]]:
         """The report's `adapters` entries of the last prediction, task by task."""
@@ -313,10 +313,9 @@ def network_size(height: int, limit: int = MAX_HEIGHT) -> tuple[int, int]:
 
 
 def best_device() -> str:
-    """The accelerator if there is one."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    """The accelerator if there is one that FLUX can use."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found.type if found is not None and found.type in DEVICES else "cpu"
 
 
 def _device(name: str) -> torch.device:
