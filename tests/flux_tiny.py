@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 from safetensors.numpy import load_file, save_file
 
 GOLDEN = Path(__file__).parent / "data" / "omnix-tiny"
@@ -14,10 +15,15 @@ ADAPTERS = GOLDEN / "adapters"
 
 
 def make_weights(folder: Path) -> Path:
-    """A folder of weights as the engine takes it: the tiny model with its prompt cached."""
+    """A folder of weights as the engine takes it: the tiny model with a prompt cached, the recorded
+    one over and over up to the length that the engine wants."""
     shutil.copytree(MODEL, folder)
     inputs = load_file(GOLDEN / "inputs.safetensors")
-    prompt = {key: inputs[key] for key in ("prompt_embeds", "pooled_prompt_embeds")}
+    tokens = inputs["prompt_embeds"]
+    prompt = {
+        "prompt_embeds": np.tile(tokens, (1, 512 // tokens.shape[1], 1)),
+        "pooled_prompt_embeds": inputs["pooled_prompt_embeds"],
+    }
     save_file(prompt, folder / "prompt_embeds.safetensors")
     return folder
 

@@ -186,6 +186,17 @@ def test_an_adapter_lost_in_its_rounding_has_no_effect(capsys, tmp_path, factor)
     assert "changes nothing in the model's output" in err
 
 
+@pytest.mark.parametrize(("factor", "code"), [(1e-4, 1), (0.1, 0)])
+def test_a_base_in_bfloat16_is_judged_by_its_own_rounding(capsys, tmp_path, factor, code):
+    weights = own_base(tmp_path)
+    halved = {key: value.bfloat16() for key, value in load_file(weights).items()}
+    save_file(halved, weights, {"format": "pt"})
+    tensors = {k: v * (factor if "lora_B" in k else 1) for k, v in good().items()}
+    found, _, err = run(capsys, "check", save(tmp_path, tensors), "--base", tmp_path)
+    assert found == code
+    assert ("changes nothing in the model's output" in err) == bool(code)
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [

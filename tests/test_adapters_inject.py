@@ -366,7 +366,8 @@ def test_effects_are_numbers_and_a_copy_is_found_out(model):
         activate(model, name)
         return probe(model, 1)
 
-    measured = effect.effects(run, NAMES)
+    same = run(None)
+    measured = effect.effects(run, NAMES, same)
     effect.require(measured)
     assert all(0.05 < e.off < 5 and e.swapped and 0.05 < e.swapped < 5 for e in measured.values())
     entry = report.entry(TASK, injected["rgb"], measured["rgb"])
@@ -377,25 +378,32 @@ def test_effects_are_numbers_and_a_copy_is_found_out(model):
     ]
     assert (entry["rank"], entry["alpha"], entry["dtype"]) == (4, None, "F32")
     with pytest.raises(OmnixError, match="rgb does exactly what another adapter does"):
-        effect.require(effect.effects(run, ["rgb", "copy"]))
+        effect.require(effect.effects(run, ["rgb", "copy"], same))
 
 
 def test_an_adapter_without_effect_is_an_error():
     outputs = {None: torch.ones(3), "dead": torch.ones(3), "loud": torch.full((3,), float("inf"))}
-    assert effect.effects(outputs.__getitem__, ["dead"])["dead"].swapped is None
+
+    def measured(name: str) -> dict[str, effect.Effect]:
+        return effect.effects(outputs.__getitem__, [name], torch.ones(3))
+
+    assert measured("dead")["dead"].swapped is None
     with pytest.raises(OmnixError, match="dead changes nothing"):
-        effect.require(effect.effects(outputs.__getitem__, ["dead"]))
+        effect.require(measured("dead"))
     with pytest.raises(OmnixError, match="loud makes the model's output NaN or infinite"):
-        effect.require(effect.effects(outputs.__getitem__, ["loud"]))
+        effect.require(measured("loud"))
     with pytest.raises(OmnixError, match=re.escape(f"The adapter {ADAPTER} changes nothing")):
         effect.require({"dead": effect.Effect(0.0, None)}, {"dead": ADAPTER})
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
 def test_what_rounding_does_is_no_effect(kind):
-    ulp = torch.finfo(kind).eps
-    outputs = {None: torch.ones(9), "lost": torch.ones(9) + ulp, "slight": torch.ones(9) + 8 * ulp}
-    found = effect.effects(lambda name: outputs[name].to(kind), ["lost", "slight"])
+    plain = torch.ones(9, dtype=kind)
+    moved = effect.nudged(plain)
+    assert torch.equal(moved, plain + torch.finfo(kind).eps)
+    assert torch.equal(effect.nudged(-plain), -moved)
+    outputs = {None: plain, "lost": moved, "slight": plain + (moved - plain) * 3}
+    found = effect.effects(outputs.__getitem__, ["lost", "slight"], moved)
     assert found["lost"].off == 0
     assert found["slight"].off > 0 and found["slight"].swapped > 0
 

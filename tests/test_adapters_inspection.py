@@ -5,12 +5,16 @@ leaves the base model as it was, bit for bit."""
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from blender_omnix.adapters import layout
+from blender_omnix.adapters.convert import convert
 from blender_omnix.adapters.inject import inject, lora_layers
 from blender_omnix.adapters.inspection import inspect
 from blender_omnix.errors import OmnixError
@@ -249,6 +253,10 @@ HOSTILE_METADATA = {
     ),
     "rank-stabilised by number": ({"use_rslora": "1"}, "use_rslora = true"),
     "biases": ({"lora_adapter_metadata": config(lora_bias=True)}, "lora_bias = true"),
+    "taken out of the base": (
+        {"lora_adapter_metadata": config(r=4, lora_alpha=4, init_lora_weights="pissa_niter_4")},
+        "init_lora_weights = pissa_niter_4",
+    ),
     "another method": ({"lora_adapter_metadata": config(peft_type="LOHA")}, "peft_type = LOHA"),
     "alpha before a text encoder's": (
         {
@@ -278,10 +286,14 @@ def test_a_pair_without_a_rank_is_refused_whatever_the_metadata_say(tmp_path):
 
 @pytest.mark.parametrize(("metadata", "words"), HOSTILE_METADATA.values(), ids=HOSTILE_METADATA)
 def test_metadata_that_would_change_the_scale_is_refused(tmp_path, metadata, words):
-    found = inspect(save(tmp_path, good(), **metadata), SHAPES)
+    file = save(tmp_path, good(), **metadata)
+    found = inspect(file, SHAPES)
     assert not found.ok
     with pytest.raises(OmnixError, match=words):
         found.require()
+    with pytest.raises(OmnixError, match=f"cannot be converted: .*{words}"):
+        convert(file, tmp_path / "there.safetensors", "bfl")
+    assert not (tmp_path / "there.safetensors").exists()
 
 
 @pytest.mark.parametrize(
@@ -292,10 +304,54 @@ def test_metadata_that_would_change_the_scale_is_refused(tmp_path, metadata, wor
         {"lora_adapter_metadata": json.dumps({"text_encoder.lora_alpha": 8})},
         {"ss_network_alpha": "4.0", "ss_network_dim": "4", "format": "pt"},
         {"scale": "1.0", "author": "somebody"},
+        {"lora_adapter_metadata": config(init_lora_weights="gaussian", r=4, lora_alpha=4)},
     ],
 )
 def test_metadata_that_changes_nothing_is_accepted(tmp_path, metadata):
-    assert inspect(save(tmp_path, good(), **metadata), SHAPES).ok
+    file = save(tmp_path, good(), **metadata)
+    assert inspect(file, SHAPES).ok
+    convert(file, tmp_path / "there.safetensors", "bfl")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """What PEFT's own save_pretrained leaves: the scale is in adapter_config.json alone."""
+    folder = tmp_path_factory.mktemp("peft")
+    names = "|".join(re.escape(name) for name in SHAPES)
+    configuration = LoraConfig(r=4, lora_alpha=4, target_modules=names, init_lora_weights=False)
+    get_peft_model(tiny_flux(), configuration).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"lora_alpha": 16}, "lora_alpha = 16 in adapter_config.json"),
+        ({"use_rslora": True}, "use_rslora = true in adapter_config.json"),
+        ({"alpha_pattern": {"to_q": 8}}, "alpha_pattern = .* in adapter_config.json"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights = olora in adapter_config.json"),
+        ("", "adapter_config.json is no JSON"),
+        ("[]", "adapter_config.json is no JSON object"),
+        (f'"{"x" * 2**20}"', "adapter_config.json is larger than"),
+    ],
+)
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "rgb_to_albedo_rgb.safetensors"])
+def test_the_configuration_beside_a_file_of_peft_is_heeded(tmp_path, saved, values, words, name):
+    folder = shutil.copytree(saved, tmp_path / "adapter")
+    file = (folder / "adapter_model.safetensors").rename(folder / name)
+    settings = folder / "adapter_config.json"
+    assert inspect(file, SHAPES).clauses() == []
+    if isinstance(values, dict):
+        values = json.dumps(json.loads(settings.read_text()) | values)
+    settings.write_text(values)
+    with pytest.raises(OmnixError, match=words):
+        inspect(file, SHAPES).require()
+    with pytest.raises(OmnixError, match=f"cannot be converted: .*{words}"):
+        convert(file, tmp_path / "there.safetensors", "bfl")
+    # It is not about a file of other keys, and without it alpha is the rank.
+    assert inspect(save(folder, good()), SHAPES).ok
+    settings.unlink()
+    assert inspect(file, SHAPES).ok
 
 
 def test_alpha_in_the_metadata_must_agree_with_the_tensors(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import importlib.util
+import itertools
 import json
 import shutil
 import weakref
@@ -13,18 +14,19 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
+from safetensors.torch import load_file, save_file
 
 from blender_omnix import engines, maps
 from blender_omnix.adapters.find import PUBLISHED_NAME
 from blender_omnix.adapters.inject import inject
-from blender_omnix.engines.flux import components, readout, sampler
+from blender_omnix.engines.flux import components, pipeline, prompt, readout, sampler
 from blender_omnix.engines.flux import engine as flux_engine
 from blender_omnix.engines.flux.attention import CrossAdapterAttnProcessor
 from blender_omnix.engines.flux.engine import FluxEngine, best_device, network_size
 from blender_omnix.errors import Cancelled, OmnixError
 from blender_omnix.extract import Settings, extract
 from blender_omnix.panorama import frames
-from tests.flux_tiny import ADAPTERS, MODEL, make_weights, watch
+from tests.flux_tiny import ADAPTERS, GOLDEN, MODEL, make_weights, watch
 
 torch.set_num_threads(1)
 
@@ -78,6 +80,36 @@ def test_any_panorama_gives_maps_at_the_networks_size(engine, height):
     assert prediction["depth"].shape == prediction["sky"].shape == (64, 128)
 
 
+def test_the_method_is_that_of_the_paper():
+    """What the recorded sets bring along, so that they cannot tell if it changed here."""
+    assert prompt.TEXT == "[EQUIRECTANGULAR]"
+    assert (pipeline.GUIDANCE, pipeline.STEPS, pipeline.WRAP_COLUMNS) == (3.5, 28, 6)
+
+
+@pytest.mark.parametrize("task", ["rgb_to_depth", "rgb_camray_to_normal"])
+def test_a_prediction_is_what_the_official_code_computed(weights, monkeypatch, task):
+    """The engine's own path from the panorama to the decoded image, at its own settings."""
+    inputs = load_file(GOLDEN / "inputs.safetensors")
+    recorded = load_file(GOLDEN / f"expected_{task}.safetensors")
+    target, posterior = recorded["target_noise"], recorded["posterior_noise"].split(1)
+    # The engine draws for the rays whether or not a task sees them.
+    drawn, genuine = itertools.chain([target, *posterior], itertools.repeat(target)), torch.randn
+
+    def randn(shape, **options):
+        return next(drawn) if shape == tuple(target.shape) else genuine(shape, **options)
+
+    embeddings = prompt.Prompt(inputs["prompt_embeds"], inputs["pooled_prompt_embeds"])
+    monkeypatch.setattr(prompt, "load", lambda *_: embeddings)
+    monkeypatch.setattr(torch, "randn", randn)
+    monkeypatch.setattr(flux_engine, "needed", lambda *_: [task])
+    monkeypatch.setattr(readout, "read", lambda task, image: {task: image})
+    engine = FluxEngine(weights, ADAPTERS, device="cpu")
+    engine.load(ignore)
+    image = predict(engine, ("depth",), inputs["panorama_u8"].numpy() / np.float32(255))[task]
+    expected = recorded["target_image"][0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(image, expected, rtol=0, atol=1e-4)
+
+
 def test_maps_are_in_range(engine):
     prediction = predict(engine, ALL)
     assert set(prediction) == {*ALL, "sky"}
@@ -110,6 +142,12 @@ def test_camera_rays_change_the_normals_alone(weights, engine):
     assert np.array_equal(plain["albedo"], guided["albedo"])
     assert not np.allclose(plain["normal"], guided["normal"], atol=1e-2)
     assert [entry["name"] for entry in other.adapters()[2:5]] == ["rgb", "camray", "normal"]
+
+
+def test_the_autoencoder_keeps_32_bits_beside_a_transformer_of_16():
+    parts = components.load(MODEL, torch.bfloat16)
+    assert parts.transformer.dtype == torch.bfloat16
+    assert {weight.dtype for weight in parts.vae.parameters()} == {torch.float32}
 
 
 def test_fp8_halves_the_linears_and_spares_adapters():
@@ -157,6 +195,8 @@ def test_progress_rises_and_cancelling_stops(engine):
     fractions = [fraction for _stage, fraction in seen]
     assert fractions == sorted(fractions)
     assert {stage for stage, _fraction in seen} == {"Loading Adapters", "Albedo", "Depth"}
+    loading = [fraction for stage, fraction in seen if stage == "Loading Adapters"]
+    assert loading[0] == 0 < loading[1]
 
     seen.clear()
     with pytest.raises(Cancelled):
@@ -165,19 +205,35 @@ def test_progress_rises_and_cancelling_stops(engine):
     assert set(predict_all(lambda: False)) == {"albedo", "depth", "sky"}
 
 
+@pytest.mark.parametrize("asked", [1, 2, 3])
+def test_a_cancel_takes_effect_while_adapters_are_loaded(weights, asked):
+    """Before each task's, and in what measures them."""
+    engine = FluxEngine(weights, ADAPTERS, device="cpu", height=64, steps=1)
+    engine.load(ignore)
+    seen, left = [], iter(range(asked - 1))
+    with pytest.raises(Cancelled):
+        engine.predict(
+            picture(64), ALL, lambda *step: seen.append(step), lambda: next(left, None) is None
+        )
+    assert len(seen) == min(asked - 1, 1)
+    assert engine._entries == {}
+    assert "albedo" in predict(engine, ("albedo",))
+
+
 def test_a_cancel_takes_effect_within_a_step(engine):
+    predict(engine, ("albedo",))  # the adapters are in
     asked = []
 
     def cancelled():
         asked.append(True)
-        return len(asked) > 3
+        return len(asked) > 6
 
     seen = []
     with pytest.raises(Cancelled):
         engine.predict(picture(64), ("albedo",), lambda *step: seen.append(step), cancelled)
-    # Once before the first step, then before each of its blocks.
+    # Before each task's adapters, the latents and the first step, then before each of its blocks.
     assert [stage for stage, _ in seen].count("Albedo") == 1
-    assert len(asked) == 4
+    assert len(asked) == 7
     assert "albedo" in predict(engine, ("albedo",))
 
 
@@ -201,8 +257,6 @@ def test_a_device_that_cannot_compute_is_named(weights, name):
 
 
 def test_damaged_weights_are_named(weights, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     folder = tmp_path / "weights"
     shutil.copytree(weights, folder)
     file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
@@ -218,8 +272,6 @@ def test_damaged_weights_are_named(weights, tmp_path):
 
 @pytest.mark.parametrize("part", ["transformer", "vae"])
 def test_pickled_weights_are_not_opened(weights, tmp_path, part, monkeypatch):
-    from safetensors.torch import load_file
-
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle was opened"))
     folder = tmp_path / "weights"
     shutil.copytree(weights, folder)
@@ -328,13 +380,23 @@ def test_another_model_is_named(weights, tmp_path, part, model, changes, words):
 
 
 @pytest.mark.parametrize(
-    ("cuda", "mps", "best"),
-    [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+    ("found", "best"),
+    [("cuda", "cuda"), ("mps", "mps"), ("xpu", "xpu"), ("hpu", "cpu"), (None, "cpu")],
 )
-def test_the_best_device_there_is(monkeypatch, cuda, mps, best):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+def test_the_best_device_is_used_and_its_memory_given_back(monkeypatch, found, best):
+    there = None if found is None else torch.device(found)
+    monkeypatch.setattr(
+        torch.accelerator,
+        "current_accelerator",
+        lambda check_available=False: there if check_available else None,
+    )
+    emptied = []
+    for kind in ("cuda", "mps", "xpu"):
+        module = getattr(torch, kind)
+        monkeypatch.setattr(module, "empty_cache", lambda kind=kind: emptied.append(kind))
     assert best_device() == best
+    FluxEngine("weights", "adapters").unload()
+    assert emptied == [best] * (best != "cpu")
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("cuda", torch.bfloat16), ("mps", torch.bfloat16)])
@@ -360,8 +422,6 @@ def test_metal_has_no_8_bit_floats(weights, monkeypatch):
 
 
 def test_a_refused_adapter_spoils_neither_the_engine_nor_other_maps(weights, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     root = tmp_path / "adapters"
     shutil.copytree(ADAPTERS, root)
     good = root / "rgb_to_depth" / "rgb" / "pytorch_lora_weights.safetensors"
@@ -384,8 +444,6 @@ def test_a_refused_adapter_spoils_neither_the_engine_nor_other_maps(weights, tmp
 
 def test_the_adapters_of_another_task_are_refused(weights, tmp_path):
     """Whatever else their files say."""
-    from safetensors.torch import load_file, save_file
-
     root = tmp_path / "adapters"
     shutil.copytree(ADAPTERS, root)
     for name, other in (("rgb", "rgb"), ("normal", "albedo")):
@@ -404,6 +462,16 @@ def test_the_adapters_of_another_task_are_refused(weights, tmp_path):
         shutil.copy(right, root / "rgb_to_normal" / name / PUBLISHED_NAME)
     engine.load(ignore)
     assert {"albedo", "normal"} <= set(predict(engine, ("albedo", "normal")))
+
+
+def test_a_copy_of_an_adapter_that_no_map_asked_for_is_refused(weights, tmp_path):
+    root = shutil.copytree(ADAPTERS, tmp_path / "adapters")
+    shutil.copy(root / "rgb_to_albedo/rgb" / PUBLISHED_NAME, root / "rgb_to_depth/rgb")
+    shutil.copy(root / "rgb_to_albedo/albedo" / PUBLISHED_NAME, root / "rgb_to_depth/depth")
+    engine = FluxEngine(weights, root, device="cpu", height=64, steps=1)
+    engine.load(ignore)
+    with pytest.raises(OmnixError, match=r"rgb_to_depth.* and .*rgb_to_albedo.* are one and"):
+        predict(engine, ("depth",))
 
 
 def test_files_that_changed_are_read_again(weights, tmp_path):
@@ -468,8 +536,6 @@ def test_normals_that_face_away_are_told(weights, monkeypatch):
 
 @pytest.mark.parametrize("side", ["encoder", "decoder"])
 def test_an_autoencoder_that_gives_no_numbers_is_named(weights, tmp_path, side):
-    from safetensors.torch import load_file, save_file
-
     folder = tmp_path / "weights"
     shutil.copytree(weights, folder)
     (file,) = (folder / "vae").glob("*.safetensors")

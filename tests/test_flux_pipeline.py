@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from blender_omnix.adapters import find
 from blender_omnix.engines.flux import autoencoder, components, pipeline
@@ -117,6 +119,19 @@ def test_bfloat16_runs_and_stays_near_the_official_float32(fp8):
     image = autoencoder.decode(parts.vae, latents)
     assert latents.dtype == image.dtype == torch.float32
     assert (image - recorded["target_image"]).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize(("factor", "counts"), [(1e-4, False), (0.1, True)])
+def test_an_effect_in_bfloat16_is_told_from_its_rounding(tmp_path, factor, counts):
+    parts = components.load(MODEL, torch.bfloat16)
+    inputs = load_file(GOLDEN / "inputs.safetensors")
+    sampler = Sampler(parts, Prompt(inputs["prompt_embeds"], inputs["pooled_prompt_embeds"]))
+    files = {name: tmp_path / f"{name}.safetensors" for name in find.TASKS["rgb_to_pbr"]}
+    for name, file in find.task_files(ADAPTERS, "rgb_to_pbr").items():
+        tensors = load_file(file)
+        save_file({k: v * (factor if "B" in k else 1) for k, v in tensors.items()}, files[name])
+    with nullcontext() if counts else pytest.raises(OmnixError, match="changes nothing in the mod"):
+        sampler.add("rgb_to_pbr", files)
 
 
 def test_a_prompt_of_another_network_is_refused(tiny):

@@ -157,6 +157,14 @@ def test_embeddings_of_another_kind_are_refused(tmp_path, tokens, pooled):
         prompt.load(tmp_path, CPU)
 
 
+@pytest.mark.parametrize("length", [77, 256, 513])
+def test_a_cached_prompt_of_another_length_is_refused(tmp_path, length):
+    found = prompt.Prompt(torch.ones(1, length, 4), torch.ones(1, 5))
+    prompt.write(tmp_path / prompt.CACHE, found)
+    with pytest.raises(OmnixError, match=rf"{prompt.CACHE} holds {length} text .* takes 512, "):
+        prompt.load(tmp_path, CPU)
+
+
 def test_nothing_to_encode_with_is_told(tmp_path):
     with pytest.raises(OmnixError, match=r"neither prompt_embeds\.safetensors nor tok"):
         prompt.load(tmp_path, CPU)

@@ -6,6 +6,7 @@ Without torch; a large file takes a second, for all its values are looked at:
     inspection.inspect(file, {module: weight shape}) -> Inspection; `.require()` raises OmnixError
     fingerprint.fingerprint(inspection) -> equal for files of which the same is injected
     fingerprint.refuse_copy(inspection, {fingerprint: file}) raises where there is such a file
+    fingerprint.refuse_twin(file, files of other tasks) raises where one is the same file
     layout.flux_modules(config) -> {module: weight shape}, the modules OmniX adapts in FLUX
 
 In a model (torch, PEFT):
@@ -13,7 +14,7 @@ In a model (torch, PEFT):
     inject.inject(model, {name: file}, expected) -> {name: Injected}    refuses or proves
     inject.activate(model, name | None); inject.remove(model, names)
     routing.routing(model, [name of element 0, ...])    context: element i through adapter i alone
-    effect.effects(run, names) -> {name: Effect(off, swapped)}    run(name | None) -> output tensor
+    effect.effects(run, names, moved) -> {name: Effect(off, swapped)}    run(name | None) -> output
     effect.require(effects) raises OmnixError for an adapter without an effect of its own
     report.entry(task, injected, effect) -> entry of report.json's `adapters`
 

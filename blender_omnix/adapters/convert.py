@@ -21,9 +21,10 @@ import numpy as np
 
 from ..errors import OmnixError, refuse_overlong_name
 from . import layout
+from .claims import unborne
 from .fusing import fuse, split
 from .header import read_header, write
-from .inspection import listing
+from .inspection import clause, listing
 from .layout import Format
 from .product import Matrix, Product, Products, folded, mantissa, same_changes
 from .record import Spelling, metadata, restored
@@ -50,7 +51,8 @@ def convert(source: str | Path, target: str | Path, to: str) -> Converted:
     """Convert the adapter file `source` to the layout `to` (peft, bfl or kohya) as file `target`.
 
     Raises OmnixError where the keys already match, where a tensor is unaccounted for or has no
-    place in the layout, and where `target` exists.
+    place in the layout, where metadata would change what the tensors mean, and where `target`
+    exists.
     """
     source, target = Path(source), Path(target)
     refuse_overlong_name(target)
@@ -132,6 +134,9 @@ def _read(file: Path) -> tuple[Spelling, Products]:
             f"{file} cannot be converted: {len(alphas)} of {len(products)} modules have an alpha "
             f"({listing(list(alphas))}), so the others' scale is unknown."
         )
+    scales = {(product.rank, product.scale) for product in products.values()}
+    if claims := unborne(header, scales):
+        raise OmnixError(f"{file} cannot be converted: {clause('metadata', claims)}.")
     first = next(iter(pairs.values()))
     stem = f"{first.format.prefix}{first.module}."
     roles = str(first.a).removeprefix(stem), str(first.b).removeprefix(stem)

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
 from ..errors import OmnixError
 from .inspection import Inspection
@@ -31,7 +34,25 @@ def refuse_copy(inspection: Inspection, seen: dict[str, Path]) -> None:
     the same is injected is among them."""
     other = seen.setdefault(fingerprint(inspection), inspection.file)
     if other != inspection.file:
-        raise OmnixError(
-            f"The adapters {inspection.file} and {other} are one and the same; one of them belongs "
-            "to another task. Install or download both again."
-        )
+        _refuse(inspection.file, other)
+
+
+def refuse_twin(file: Path, others: Iterable[Path]) -> None:
+    """Raise OmnixError where one of the files of other tasks is the same, byte for byte.
+
+    Cheap, as files that differ do so within their first tensors.
+    """
+    for other in others:
+        try:
+            same = filecmp.cmp(file, other, shallow=False)
+        except OSError:  # told when its own task is asked for
+            continue
+        if same:
+            _refuse(file, other)
+
+
+def _refuse(file: Path, other: Path) -> NoReturn:
+    raise OmnixError(
+        f"The adapters {file} and {other} are one and the same; one of them belongs to another "
+        "task. Install or download both again."
+    )

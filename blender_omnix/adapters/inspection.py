@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -12,9 +11,10 @@ from pathlib import Path
 
 from ..errors import OmnixError
 from . import layout
+from .claims import unborne
 from .header import Header, read_header, readable
 from .layout import Pair
-from .values import FLOATS, flaws, raw, scalar, scalar_bytes, scalar_of
+from .values import FLOATS, flaws, raw, scalar
 
 NAMED = 3  # how many tensors a sentence names before it counts the rest
 
@@ -84,11 +84,7 @@ class Inspection:
 
     def clauses(self) -> list[str]:
         """One clause for each kind of problem, naming the first few tensors."""
-        return [
-            f"{len(names)} {PROBLEMS[kind][len(names) > 1]} {PROBLEMS[kind][2]} ({listing(names)})"
-            for kind, names in self.problems.items()
-            if names
-        ]
+        return [clause(kind, names) for kind, names in self.problems.items() if names]
 
     def require(self) -> None:
         """Raise OmnixError naming the tensors unless the file is exactly what the model expects."""
@@ -128,8 +124,14 @@ def inspect(file: str | Path, expected: Mapping[str, tuple[int, ...]]) -> Inspec
     result.ranks = sorted({shape[0] for shape in shapes if shape})
     result.alphas = sorted({x.alpha for x in result.modules.values() if x.alpha is not None})
     result.dtypes = sorted({entry.dtype for entry in header.tensors.values()})
-    problems["metadata"] += _scaling_metadata(header.metadata, result)
+    scales = {(item.rank, item.scale) for item in result.modules.values()}
+    problems["metadata"] += unborne(header, scales)
     return result
+
+
+def clause(kind: str, names: list[str]) -> str:
+    """One of PROBLEMS in words, naming the first few of what it is about."""
+    return f"{len(names)} {PROBLEMS[kind][len(names) > 1]} {PROBLEMS[kind][2]} ({listing(names)})"
 
 
 def listing(names: list[str]) -> str:
@@ -229,79 +231,3 @@ def _check_values(result: Inspection) -> None:
         for kind in ("zero", "nan", "infinite"):
             if getattr(found, kind):
                 result.problems[kind].append(name)
-
-
-def _scaling_metadata(metadata: Mapping[str, str], result: Inspection) -> list[str]:
-    """Metadata by which some loader would make more or less of the tensors than they say.
-
-    Diffusers and PEFT keep a LoraConfig (`lora_adapter_metadata`), its keys behind the name of the
-    component that they are about; Kohya's trainer notes `ss_network_alpha` and `ss_network_dim`.
-    """
-    claims = dict(metadata)
-    try:
-        config = json.loads(claims.pop("lora_adapter_metadata", "") or "{}")
-    except (ValueError, RecursionError):
-        return ["lora_adapter_metadata is no JSON"]
-    if not isinstance(config, dict):
-        return ["lora_adapter_metadata is no JSON object"]
-    found = _claims_against(claims, result)
-    # A text encoder's are no concern of the transformer.
-    for prefix in layout.PREFIXES:
-        found += _claims_against(
-            {
-                key.removeprefix(prefix): str(value)
-                for key, value in config.items()
-                if key.rpartition(".")[0] == prefix.removesuffix(".")
-            },
-            result,
-        )
-    return found
-
-
-def _claims_against(claims: Mapping[str, str], result: Inspection) -> list[str]:
-    """Those of one component's settings that the tensors do not bear out."""
-    found = []
-    items = result.modules.values()
-    rank = _number(claims, "r", "rank", "ss_network_dim")
-    for key in ("lora_alpha", "alpha", "network_alpha", "ss_network_alpha"):
-        alpha = _number(claims, key)
-        if alpha is None:
-            continue
-        alphas = _as_stored(alpha, result.header)
-        if any(all(a / (rank or i.rank) != i.scale for a in alphas) for i in items):
-            found.append(f"{key} = {alpha:g}")
-    for key in ("scale", "scaling", "lora_scale", "multiplier"):
-        scale = _number(claims, key)
-        if scale is not None and scale != 1:
-            found.append(f"{key} = {scale:g}")
-    for key in ("use_rslora", "use_dora", "lora_bias"):
-        if not _nothing(claims.get(key, "")):
-            found.append(f"{key} = true")
-    for key in ("alpha_pattern", "rank_pattern"):
-        if not _nothing(claims.get(key, "")):
-            found.append(f"{key} = {claims[key][:60]}")
-    kind = claims.get("peft_type", "")
-    if not _nothing(kind) and kind.rpartition(".")[2].upper() != "LORA":
-        found.append(f"peft_type = {kind[:60]}")
-    return found
-
-
-def _nothing(text: str) -> bool:
-    """Whether a setting is off or empty, however that is spelt."""
-    return text.strip().lower() in ("", "0", "false", "no", "off", "none", "null", "{}", "[]")
-
-
-def _as_stored(alpha: float, header: Header) -> set[float]:
-    """An alpha as it is, and as the types of the file's alpha tensors hold it."""
-    types = {entry.dtype for key, entry in header.tensors.items() if key.endswith(".alpha")}
-    stored = {scalar_of(scalar_bytes(alpha, dtype), dtype) for dtype in types & FLOATS.keys()}
-    return {alpha} | stored
-
-
-def _number(claims: Mapping[str, str], *keys: str) -> float | None:
-    for key in keys:
-        try:
-            return float(claims[key])
-        except (KeyError, ValueError):
-            continue
-    return None

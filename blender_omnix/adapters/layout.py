@@ -18,7 +18,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-PREFIXES = ("base_model.model.", "diffusion_model.", "transformer.", "")
+PEFT_PREFIX = "base_model.model."
+PREFIXES = (PEFT_PREFIX, "diffusion_model.", "transformer.", "")
 KOHYA_PREFIX = "lora_unet_"
 PUBLISHED_PREFIX = "transformer."
 

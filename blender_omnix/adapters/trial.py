@@ -12,7 +12,7 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
 from ..errors import OmnixError
-from .effect import effects
+from .effect import effects, nudged
 from .header import read_headers
 from .inject import activate, inject, remove
 from .loading import load_transformer, reading
@@ -55,7 +55,8 @@ class Trial:
                 activate(self.model, name)
                 return probe(1)
 
-            found = effects(alone, names)
+            activate(self.model, None)
+            found = effects(alone, names, probe(1, nudged))
             error = routing_error(self.model, probe, names)
             return [
                 Measured(i.modules, i.tensors_equal, found[name].off, found[name].swapped, error)
@@ -79,8 +80,9 @@ def _load(folder: Path) -> tuple[nn.Module, float | None]:
     return load_transformer(folder, kind), tolerance
 
 
-def _probe(model: nn.Module) -> Callable[[int], Tensor]:
-    """A forward pass on n equal elements of 4 x 8 image tokens and 4 text tokens, fixed noise."""
+def _probe(model: nn.Module) -> Callable[..., Tensor]:
+    """A forward pass on n equal elements of 4 x 8 image tokens, fixed noise that may be changed,
+    and 4 text tokens."""
     config: Any = model.config
     kind = next(model.parameters()).dtype
     generator = torch.Generator().manual_seed(0)
@@ -95,9 +97,9 @@ def _probe(model: nn.Module) -> Callable[[int], Tensor]:
     positions = torch.stack([torch.zeros(32), rows.flatten(), columns.flatten()], dim=1)
 
     @torch.inference_mode()
-    def forward(n: int) -> Tensor:
+    def forward(n: int, change: Callable[[Tensor], Tensor] = lambda image: image) -> Tensor:
         return model(
-            hidden_states=image.expand(n, -1, -1),
+            hidden_states=change(image).expand(n, -1, -1),
             encoder_hidden_states=text.expand(n, -1, -1),
             pooled_projections=pooled.expand(n, -1),
             timestep=torch.full((n,), 0.5, dtype=kind),

@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from ...adapters import report
-from ...adapters.effect import Effect, effects, require
+from ...adapters.effect import Effect, effects, nudged, require
 from ...adapters.fingerprint import refuse_copy
 from ...adapters.inject import activate, inject
 from ...errors import Cancelled, OmnixError
 from ...maps import sha256
 from ...panorama import frames, planes, resample
 from ..base import Prediction
-from .network import STRIDE, TASKS, CompactNetwork, adapted_modules
+from .network import STRIDE, TASKS, CompactNetwork, Features, adapted_modules
 
 WEIGHTS = Path(__file__).parent / "weights"
 CARD = "card.json"
@@ -239,15 +239,17 @@ def measure_effects(network: CompactNetwork) -> dict[str, Effect]:
     tasks = list(TASKS)
     result = {}
     with torch.inference_mode():
-        features = network.encode(panorama)
+        features, moved = network.encode(panorama), network.encode(nudged(panorama))
         for index, task in enumerate(tasks):
 
-            def run(name: str | None, task: str = task) -> torch.Tensor:
+            def run(
+                name: str | None, task: str = task, features: Features = features
+            ) -> torch.Tensor:
                 activate(network, name)
                 return network.heads[task](network.decoder(features))
 
             other = tasks[(index + 1) % len(tasks)]
-            result[task] = effects(run, [task, other])[task]
+            result[task] = effects(run, [task, other], run(None, features=moved))[task]
     return result
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ...adapters import find, report
-from ...adapters.fingerprint import refuse_copy
+from ...adapters.fingerprint import refuse_copy, refuse_twin
 from ...errors import Cancelled, OmnixError, lacks_memory
 from ...panorama import resample
 from . import autoencoder, components, conditions, pipeline, prompt, readout
@@ -32,6 +32,8 @@ MIN_HEIGHT = 64
 MULTIPLE = 16
 # Torch has names for more, such as meta, that compute nothing or want another torch.
 DEVICES = ("cpu", "cuda", "mps", "xpu")
+# What of a prediction's progress is for the adapters.
+LOADING = 0.1
 # Share of normals facing away that is told; the noise of a sound map stays far below.
 MANY_AWAY = 0.25
 
@@ -142,8 +144,8 @@ class FluxEngine:
         self._entries, self._used, self._seen, self._stamps = {}, [], {}, {}
         # The transformer and its hooks refer to one another.
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if (kind := best_device()) != "cpu":
+            torch.get_device_module(kind).empty_cache()
 
     def adapters(self) -> list[dict[str, Any]]:
         """The report's `adapters` entries of the last prediction, task by task."""
@@ -183,10 +185,12 @@ class FluxEngine:
                 raise Cancelled
 
         with _out_of_memory():
-            for task in tasks:
-                progress("Loading Adapters", 0.0)
-                self._add(loaded.sampler, task)
+            for index, task in enumerate(tasks):
+                stop_if_cancelled()
+                progress("Loading Adapters", LOADING * index / len(tasks))
+                self._add(loaded.sampler, task, stop_if_cancelled)
             self._used = tasks
+            stop_if_cancelled()
             small = resample.resize(panorama, height, width)
             target, clean = _latents(loaded, small, tasks, seed)
             self._require_numbers("vae", *clean.values())
@@ -195,7 +199,7 @@ class FluxEngine:
                 def on_step(step: int, index: int = index, task: str = task) -> None:
                     stop_if_cancelled()
                     done = (index + step / self.steps) / len(tasks)
-                    progress(TASKS[task].title, done)
+                    progress(TASKS[task].title, LOADING + (1 - LOADING) * done)
 
                 sampled = loaded.sampler.sample(
                     task,
@@ -227,13 +231,16 @@ class FluxEngine:
             help_ = "it may have overflowed in bfloat16: try the device cpu"
         raise OmnixError(f"{self.weights / part} gave no finite numbers; {help_}.")
 
-    def _add(self, sampler: Sampler, task: str) -> None:
-        """Inject, verify and measure a task's adapters, once."""
+    def _add(self, sampler: Sampler, task: str, on_block: Callable[[], None]) -> None:
+        """Inject, verify and measure a task's adapters, once. For `on_block` see `Sampler`."""
         if task in self._entries:
             return
         files = find.task_files(self.root, task)
+        known = [item for item in find.find(self.root) if item.task in find.TASKS]
+        for file in files.values():
+            refuse_twin(file, [item.file for item in known if item.task != task])
         stamps = {file: _stamp(file) for file in files.values()}
-        added = sampler.add(task, files)
+        added = sampler.add(task, files, on_block)
         self._stamps |= stamps
         try:
             for injected, _ in added.values():
@@ -306,10 +313,9 @@ def network_size(height: int, limit: int = MAX_HEIGHT) -> tuple[int, int]:
 
 
 def best_device() -> str:
-    """The accelerator if there is one."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    """The accelerator if there is one that FLUX can use."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found.type if found is not None and found.type in DEVICES else "cpu"
 
 
 def _device(name: str) -> torch.device:

@@ -34,11 +34,17 @@ def load(weights: Path, device: torch.device) -> Prompt:
     """The prompt's embeddings from the folder of FLUX weights.
 
     Reads the cached file where there is one; else encodes the prompt with the folder's CLIP and T5
-    and caches it. Raises OmnixError when the folder has neither.
+    and caches it. Raises OmnixError when the folder has neither, or the file is of another length.
     """
     cache = weights / CACHE
     if cache.is_file():
-        return read(cache)
+        prompt = read(cache)
+        if (length := prompt.tokens.shape[1]) != T5_LENGTH:
+            raise OmnixError(
+                f"{cache} holds {length} text tokens where OmniX takes {T5_LENGTH}, which would "
+                "change the maps; delete it to have the prompt encoded again."
+            )
+        return prompt
     parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
     missing = [part for part in parts if not (weights / part).is_dir()]
     if missing:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ...adapters.effect import Effect, effects, require
+from ...adapters.effect import Effect, effects, nudged, require
 from ...adapters.inject import Injected, inject, remove
 from ...adapters.routing import routing
 from ...errors import OmnixError
@@ -56,17 +56,20 @@ class Sampler:
         """Shape of one element's latents for (height, width) latent rows and columns."""
         return 1, self._transformer.config.in_channels // pipeline.PATCH**2, height, width
 
-    def add(self, task: str, files: Mapping[str, Path]) -> dict[str, tuple[Injected, Effect]]:
+    def add(
+        self, task: str, files: Mapping[str, Path], on_block: Callable[[], None] = lambda: None
+    ) -> dict[str, tuple[Injected, Effect]]:
         """Inject a task's adapters, {adapter: file} in batch order, the target last.
 
         Each is verified, and what it does to the output of a small fixed input is measured. Raises
         OmnixError, with the transformer as it was, when one is not exactly what the transformer
-        needs, does nothing, or does the same as another.
+        needs, does nothing, or does the same as another. For `on_block` see `sample`.
         """
         names = {f"{task}/{name}": file for name, file in files.items()}
         injected = inject(self._transformer, names, dtype=self._transformer.dtype)
         try:
-            measured = self._measure(list(names))
+            with _before_blocks(self._transformer, on_block):
+                measured = self._measure(list(names))
             require(measured, names)
         except BaseException:
             remove(self._transformer, names)
@@ -80,16 +83,17 @@ class Sampler:
     def _measure(self, names: list[str]) -> dict[str, Effect]:
         shape = self.noise_shape(_PROBE_HEIGHT, 2 * _PROBE_HEIGHT)
         latents = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        latents = latents.to(self._transformer.dtype)
         timestep = torch.tensor([_PROBE_TIMESTEP])
         self._fill(timestep)
 
-        def run(name: str | None) -> torch.Tensor:
+        def run(name: str | None, latents: torch.Tensor = latents) -> torch.Tensor:
             with routing(self._transformer, [name]):
                 return pipeline.velocity(
                     self._transformer, latents, timestep, self._prompt, self._guidance
                 )
 
-        return effects(run, names)
+        return effects(run, names, run(None, nudged(latents)))
 
     def sample(
         self,
