@@ -102,6 +102,19 @@ def test_edges_snap_to_the_picture():
     assert np.diff(full[:, 98:100]).min() > 0.5
 
 
+def test_a_pattern_does_not_take_after_the_plain_thing_beside_it():
+    """A dark thing before a rug with dark and light stripes, finer than the map."""
+    row, column = np.mgrid[:128, :256]
+    beside = column - 100 - 0.37 * row  # of an oblique edge
+    thing = (beside > 0) & (beside < 60)
+    stripes = np.where((row + column) % 6 < 3, 0.05, 0.9)
+    guide = np.repeat(np.where(thing, 0.08, stripes)[..., None], 3, 2).astype(np.float32)
+    depth = np.where(thing, 1.0, 2.0).astype(np.float32)
+    found = resample.upsample(1.0 / resample.resize(1.0 / depth, 32, 64), guide, kind="depth")
+    rug = ((beside < -3) | (beside > 63)) & (row > 16) & (row < 112)
+    assert np.abs(found - 2.0)[rug].max() < 0.5
+
+
 def test_texture_does_not_reach_geometry():
     depth, normal = _room(256)
     small_depth, small_normal = _room(64)

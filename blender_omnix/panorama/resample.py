@@ -19,7 +19,8 @@ from . import frames
 
 KINDS = ("colour", "scalar", "normal", "depth")
 
-_LIKE = 0.05  # difference in encoded colour at which a candidate's weight falls to exp(-1/2)
+_LIKE = 0.05  # standard deviation, in encoded colour, of what counts as one colour
+_FLOOR = 1e-4 / _LIKE**2  # weight of a candidate of another colour: where all are, it decides
 _STEADY = 0.1  # mean difference of a map pixel to its neighbours that counts as a transition
 _STEADY_DEPTH = 0.03  # the same, in the logarithm of depth
 _RATIO_PRIOR = 0.005  # variance of encoded colour below which albedo follows the picture's ratio
@@ -159,7 +160,8 @@ def _joint_bilateral(
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Upsample ``image`` (h, w, C), of which ``small`` is the picture, to the size of ``guide``."""
     channels = image.shape[2]
-    layers = [pad(small, 1), pad(steady, 1)[..., None], pad(image, 1)]
+    layers = [pad(small, 1), pad(steady, 1)[..., None], pad(_spread(guide, small), 1)[..., None]]
+    layers += [pad(image, 1)]
     if sloped:
         layers += _slopes(pad(image, 2))
     # Planes of one value each: (values, h + 2, w + 2).
@@ -183,22 +185,31 @@ def _joint_bilateral(
                 unlike = (near[0] - picture[0]) ** 2
                 unlike += (near[1] - picture[1]) ** 2
                 unlike += (near[2] - picture[2]) ** 2
-                unlike *= -0.5 / _LIKE**2
+                unlike *= -0.5
+                unlike /= near[4]
                 weight = np.exp(unlike, out=unlike)
-                weight += 1e-6  # where no candidate has the pixel's colour, their mean decides
+                weight /= near[4]
+                weight += _FLOOR
                 weight *= near[3]
                 weight *= _tent(x, right)
                 weight *= vertical
                 weights += weight
                 for c in range(channels):
-                    value = near[4 + c]
+                    value = near[5 + c]
                     if sloped:
-                        value += near[4 + channels + c] * (x - right)
-                        value += near[4 + 2 * channels + c] * (y[rows] - down)[:, None]
+                        value += near[5 + channels + c] * (x - right)
+                        value += near[5 + 2 * channels + c] * (y[rows] - down)[:, None]
                     value *= weight
                     total[c] += value
         total /= weights
         yield rows, total.transpose(1, 2, 0)
+
+
+def _spread(guide: np.ndarray, small: np.ndarray) -> np.ndarray:
+    """How far the picture's colours scatter within each map pixel: their variance, (h, w), at
+    least that of one colour."""
+    square = sum(resize(guide[..., c] ** 2, *small.shape[:2]) for c in range(3)) / 3.0
+    return np.maximum(square - (small**2).mean(axis=2), 0.0) + np.float32(_LIKE**2)
 
 
 def _coarse(small: int, large: int) -> tuple[np.ndarray, np.ndarray]:
