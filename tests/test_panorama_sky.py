@@ -75,6 +75,19 @@ def test_a_blown_out_sky_is_filled_up_to_what_stands_before_it():
     assert overlap(sky.mask(chance, picture), opening & ~trunk) > 0.95
 
 
+@pytest.mark.parametrize(
+    ("side", "texture", "whole"), [(4, 0.0, True), (4, 0.2, False), (10, 0.0, False)]
+)
+def test_a_doubt_in_an_even_sky_is_no_island_unless_something_is_seen(side, texture, whole):
+    above, picture = skyline()
+    chance = resample.nearest(coarse(above, 0), 128, 256)
+    chance[16 : 16 + side, 80 : 80 + side] = 0.05
+    doubt = resample.nearest(chance, *above.shape) < 0.1
+    noise = np.random.default_rng(0).uniform(-texture, texture, (*above.shape, 1))
+    picture = picture + np.where((doubt & above)[..., None], noise, 0.0).astype(np.float32)
+    assert sky.mask(chance, picture)[doubt & above].all() == whole
+
+
 def test_no_sky_stays_none_and_nothing_but_sky_stays_all():
     _, picture = skyline()
     assert not sky.mask(np.full((64, 128), 0.05), picture).any()

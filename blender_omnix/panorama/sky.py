@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import regions, resample
+from . import frames, regions, resample
 
 # Probabilities: what a region must reach somewhere, and what is left of one that does not; what an
 # even part of the picture must have to be sky where it joins it.
@@ -23,6 +23,7 @@ _SPREAD = 0.28  # standard deviation of either's colours
 _CAP = 4.0  # largest evidence of colour, in logits
 _MARGIN = 1.5  # logits by which a pixel near both must be sky: a hole is the worse mistake
 _ENOUGH = 0.05  # share of the neighbourhood that must be sky, and surface, for colours to count
+_ISLAND = 4e-4  # largest share of the sphere of an even region in the sky that is no surface
 _STEP = 0.03  # largest difference between neighbours in a clear or a blown-out sky
 
 
@@ -43,17 +44,28 @@ def mask(chance: np.ndarray, picture: np.ndarray) -> np.ndarray:
     An engine sees a small copy of the picture and misses its edges by some of its own pixels. Near
     them each pixel is compared with the mean colours of the sky and of the surfaces around it. From
     there the sky spreads over what is as even as a clear or a blown-out sky, unless the engine
-    gives it less than a quarter.
+    gives it less than a quarter; but what is even and small and has sky all around is sky whatever
+    the engine says: nothing is there to be seen.
     """
     rows = min(_HEIGHT, picture.shape[0])
     small = resample.resize(picture, rows, 2 * rows)
     chance = resample.upsample(chance, small, kind="scalar")
     refined = _follow_colour(chance, small)
+    even = _steps(small) < _STEP
     found = refined > 0.5
-    even = (chance > _POSSIBLE) & (_steps(small) < _STEP)
-    spread = regions.connected(found, found | even) & ~found
-    refined = np.where(spread, np.float32(1.0), refined)
+    spread = regions.connected(found, found | (even & (chance > _POSSIBLE)))
+    filled = spread | _islands(~spread, even)
+    refined = np.where(filled & ~found, np.float32(1.0), refined)
     return resample.upsample(refined, picture, kind="scalar") > 0.5
+
+
+def _islands(surface: np.ndarray, even: np.ndarray) -> np.ndarray:
+    """Small regions of the surface of which most is even."""
+    labels = regions.label(surface)
+    area = np.broadcast_to(frames.solid_angles(*surface.shape)[:, None], surface.shape).ravel()
+    size = np.bincount(labels.ravel(), area)
+    plain = np.bincount(labels.ravel(), area * even.ravel())
+    return surface & ((size < _ISLAND * 4.0 * np.pi) & (plain > 0.5 * size))[labels]
 
 
 def _follow_colour(chance: np.ndarray, picture: np.ndarray) -> np.ndarray:
