@@ -65,7 +65,7 @@ def host(enabled_extension):
 def fake_worker(host, monkeypatch):
     """Let the extension run `tests.fake_worker`; the mode of its engine can be given.
 
-    Ends that worker, so that the next test has one of its own.
+    One that still serves goes on for the next test: starting it takes longer than most tests.
     """
     skip_without_worker_packages()
     job, operators = host("job"), host("operators")
@@ -76,7 +76,10 @@ def fake_worker(host, monkeypatch):
 
     run()
     yield run
-    job.close()
+    if job.current() is None and job.worker_lives():
+        job._job = None
+    else:
+        job.close()
 
 
 def skip_without_worker_packages():

@@ -21,7 +21,7 @@ from blender_omnix import maps
 from tests import pictures
 
 from . import conftest
-from .test_host_source import TURN, make_world, write_png
+from .test_host_source import TURN, make_world, write_image
 
 pytestmark = pytest.mark.blender
 
@@ -956,7 +956,7 @@ def test_a_linked_world_is_not_taken_for_one_of_the_same_name(
     blender, fake_worker, host, panorama, tmp_path
 ):
     place = host("build.place")
-    other = write_png(blender, tmp_path / "other.png")
+    other = write_image(blender, tmp_path / "other.png")
 
     def show(file):
         image = blender.data.images.load(str(file))
@@ -1007,15 +1007,15 @@ def test_a_map_is_extracted_again_where_the_maps_were_moved_to(
 
 
 def wide(bpy, folder):
-    return write_png(bpy, folder / "wide.png", 300, 100), "300 x 100"
+    return write_image(bpy, folder / "wide.png", 300, 100), "300 x 100"
 
 
 def small(bpy, folder):
-    return write_png(bpy, folder / "small.png", 32, 16), "32 x 16"
+    return write_image(bpy, folder / "small.png", 32, 16), "32 x 16"
 
 
 def constant(bpy, folder):
-    return write_png(bpy, folder / "even.png"), "even.png"
+    return write_image(bpy, folder / "even.png"), "even.png"
 
 
 def missing(_bpy, folder):
