@@ -3,10 +3,11 @@
 
 Upsampling is joint bilateral (Kopf et al. 2007, "Joint Bilateral Upsampling"): each pixel takes
 from the 3 x 3 map pixels around it those whose colour in the shrunken picture is like its own, so
-that the map's edges snap to the picture's. Two things are added. Each map pixel hands on a plane,
+that the map's edges snap to the picture's. Three things are added. Each map pixel hands on a plane,
 its value and limited slopes, so that on a plane all candidates agree and the picture's texture
-does not show in the geometry. And candidates within a transition of the map count less than those
-beside it, which sharpens a blurred prediction.
+does not show in the geometry. Candidates within a transition of the map count less than those
+beside it, which sharpens a blurred prediction. And how far colours scatter within a map pixel says
+how like its mean a pixel of it is, so that a pattern keeps its own values.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ def _joint_bilateral(
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Upsample ``image`` (h, w, C), of which ``small`` is the picture, to the size of ``guide``."""
     channels = image.shape[2]
-    layers = [pad(small, 1), pad(steady, 1)[..., None], pad(_spread(guide, small), 1)[..., None]]
+    layers = [pad(small, 1), pad(steady, 1)[..., None], pad(_precision(guide, small), 1)[..., None]]
     layers += [pad(image, 1)]
     if sloped:
         layers += _slopes(pad(image, 2))
@@ -186,9 +187,9 @@ def _joint_bilateral(
                 unlike += (near[1] - picture[1]) ** 2
                 unlike += (near[2] - picture[2]) ** 2
                 unlike *= -0.5
-                unlike /= near[4]
+                unlike *= near[4]
                 weight = np.exp(unlike, out=unlike)
-                weight /= near[4]
+                weight *= near[4]
                 weight += _FLOOR
                 weight *= near[3]
                 weight *= _tent(x, right)
@@ -205,11 +206,12 @@ def _joint_bilateral(
         yield rows, total.transpose(1, 2, 0)
 
 
-def _spread(guide: np.ndarray, small: np.ndarray) -> np.ndarray:
-    """How far the picture's colours scatter within each map pixel: their variance, (h, w), at
-    least that of one colour."""
+def _precision(guide: np.ndarray, small: np.ndarray) -> np.ndarray:
+    """One over the variance, at least that of one colour, of the picture's colours within each map
+    pixel: (h, w)."""
     square = sum(resize(guide[..., c] ** 2, *small.shape[:2]) for c in range(3)) / 3.0
-    return np.maximum(square - (small**2).mean(axis=2), 0.0) + np.float32(_LIKE**2)
+    variance = np.maximum(square - (small**2).mean(axis=2), 0.0) + _LIKE**2
+    return (1.0 / variance).astype(np.float32)
 
 
 def _coarse(small: int, large: int) -> tuple[np.ndarray, np.ndarray]:
