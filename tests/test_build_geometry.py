@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from blender_omnix.panorama import frames
+from blender_omnix.panorama import frames, regions
 from tests import box_room
 
 geometry = pytest.importorskip("blender_omnix.host.build.geometry", exc_type=ImportError)
@@ -213,6 +213,19 @@ def test_the_background_goes_on_behind_the_block():
     seen = made["depth"][(v * 128).astype(int), (u * 256).astype(int)]
     empty = box_room.room(128, block=False)["depth"][(v * 128).astype(int), (u * 256).astype(int)]
     assert (np.abs(seen - empty) < 0.05).mean() > 0.9
+
+
+def test_the_background_of_a_blurred_edge_lies_on_what_is_behind():
+    made, empty = box_room.room(128), box_room.room(128, block=False)
+    block = made["depth"] < empty["depth"]
+    ramp = regions.grow(block) & ~block
+    ramp[::2] = False
+    made["depth"][ramp] *= 0.65
+    shell = surfaces(grid(made))
+    low, high = box_room.ROOM
+    points = shell.vertices[shell.layer == geometry.BACKGROUND]
+    off = np.minimum(np.abs(points - low), np.abs(points - high)).min(axis=1)
+    assert (off < 0.05).mean() > 0.95
 
 
 def test_the_background_is_welded_to_the_surface():

@@ -15,6 +15,9 @@ from .grid import NEIGHBOURS, Grid, dot, joins, plane_of, rays_at, unit
 _MAX_GROWTH = 2.0
 # Background closer than this behind the visible surface is that surface.
 _BEHIND = 1.02
+# A predicted edge is a ramp of up to so many cells, cut anywhere and at another cell in each row.
+# Planes of the ramp itself would take the background apart into strips.
+_RAMP = 3
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def grow(
     least = np.maximum(rays[:, 2] / limit, 0.0)
     hiding = solid[edges[0]]
     near, seed, outward = (array[hiding] for array in edges)
-    plane = plane_of(grid, seed)
+    plane = plane_of(grid, _off_ramp(grid, solid, seed, outward))
     reached = np.zeros(rows * columns, bool)
     found: list[tuple[np.ndarray, ...]] = []
     for _ in range(radius):
@@ -111,6 +114,19 @@ def grow(
         nothing = np.empty(0, int)
         return Hidden(nothing, np.empty((0, 3), np.float32), nothing, np.empty((0, 2), int))
     return Hidden(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def _off_ramp(grid: Grid, solid: np.ndarray, seeds: np.ndarray, outward: np.ndarray) -> np.ndarray:
+    """Flat cells (N,) whose planes the background takes: the seeds, but for one that stands before
+    the plane of the cell `_RAMP` steps `outward` that cell."""
+    rows, columns = grid.shape
+    depth = grid.depth.reshape(-1)
+    row = np.clip(seeds // columns + _RAMP * outward[:, 0], 0, rows - 1)
+    beyond = row * columns + (seeds + _RAMP * outward[:, 1]) % columns
+    beyond = np.where((depth[beyond] > 0) & (solid[beyond] == solid[seeds]), beyond, seeds)
+    ahead = 1.0 - depth[seeds] * dot(plane_of(grid, beyond), grid.rays.reshape(-1, 3)[seeds])
+    # On a floor that meets a wall a cell is ahead of the wall by less.
+    return np.where(ahead > 4.0 * _RAMP * 2.0 * np.pi / columns, beyond, seeds)
 
 
 def part(grid: Grid, jump: float, hidden: Hidden, surface: Part) -> Part:
