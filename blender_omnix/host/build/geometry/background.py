@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ....panorama import frames
 from .faces import CORNERS, Part, corner_disparity, corner_keys, key_rays, weld
-from .grid import NEIGHBOURS, Grid, dot, joins, plane_of, rays_at, unit
+from .grid import NEIGHBOURS, Grid, dot, joins, plane_of, unit
 
 # The background stays within this factor of the depth it grew from.
 _MAX_GROWTH = 2.0
@@ -202,7 +203,7 @@ def _mirror(grid: Grid, hidden: Hidden) -> tuple[np.ndarray, np.ndarray]:
     reflected = 2 * centre[:, None] + 1 - (cell[:, None] + offsets)
     fixed = np.stack((lookup_cells // columns, lookup_cells % columns), axis=1)[:, None] + 0.5
     position = np.where(fits[:, None, None], reflected, fixed)
-    return rays_at(position[..., 0], position[..., 1], rows), lookup_cells
+    return frames.rays_at(position[..., 0], position[..., 1], (rows, 2 * rows)), lookup_cells
 
 
 def _on_plane(grid: Grid, at: np.ndarray, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .grid import MAX_TILT, Grid, corner_rays, dot, rays_at
+from ....panorama import frames
+from .grid import MAX_TILT, Grid, corner_rays, dot
 
 # The corners of a cell, counter-clockwise as seen from the viewpoint: top left, bottom left,
 # bottom right, top right. For each the row and column offset of the corner, and which of the four
@@ -141,7 +142,7 @@ def weld(keys: np.ndarray, disparity: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def key_rays(keys: np.ndarray, rows: int) -> np.ndarray:
     """(N, 3) unit vectors of the corners that keys stand for."""
     corner = keys // 4
-    return rays_at(corner // (2 * rows), corner % (2 * rows), rows)
+    return frames.rays_at(corner // (2 * rows), corner % (2 * rows), (rows, 2 * rows))
 
 
 def assemble(layers: list[tuple[int, Part]], shape: tuple[int, int]) -> Shell:

@@ -120,12 +120,7 @@ def plane_of(grid: Grid, cells: np.ndarray) -> np.ndarray:
 def corner_rays(rows: int) -> np.ndarray:
     """(R + 1, 2 R, 3) unit vectors of all corners of the grid."""
     row = np.arange(rows + 1)[:, None]
-    return rays_at(row, np.arange(2 * rows)[None], rows)
-
-
-def rays_at(row: np.ndarray, column: np.ndarray, rows: int) -> np.ndarray:
-    """Unit vectors (..., 3) float32 of positions on the grid, in cells from its top left."""
-    return frames.rays_at(row, column, (rows, 2 * rows))
+    return frames.rays_at(row, np.arange(2 * rows)[None], (rows, 2 * rows))
 
 
 def _tilt(normal: np.ndarray, origin: np.ndarray, target: np.ndarray) -> np.ndarray:
